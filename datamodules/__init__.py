@@ -1,0 +1,27 @@
+"""Data sets, their views, and the batches they yield."""
+
+from datamodules.batch import ImageBatch
+from datamodules.cifar import CIFAR10, CIFAR100
+from datamodules.digits import Digits
+from datamodules.image_folder import ImageFolder
+from datamodules.images import ImageData
+from datamodules.photos import Photos
+from datamodules.stl10 import STL10
+from datamodules.views import BYOLViews, CropFlipViews, MoCoV1Views, MoCoV2Views, SimCLRViews, Views
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "STL10",
+    "BYOLViews",
+    "CropFlipViews",
+    "Digits",
+    "ImageBatch",
+    "ImageData",
+    "ImageFolder",
+    "MoCoV1Views",
+    "MoCoV2Views",
+    "Photos",
+    "SimCLRViews",
+    "Views",
+]

@@ -1,0 +1,250 @@
+"""Image data for every method: training views made on the device, bank and queries of the evaluations."""
+
+from typing import NamedTuple, Protocol, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from datamodules.augment import center_crop
+from datamodules.batch import ImageBatch
+from datamodules.draws import global_seed
+from datamodules.loader import EpochBatches, EvalBatches, Loader, TrainLoader
+from datamodules.sets import ImageFiles, Images, Part, balanced_rows
+from datamodules.views import Views
+
+
+class _ProposesViews(Protocol):
+    def default_views(self) -> Views: ...
+
+
+class Splits(NamedTuple):
+    """The parts of a data set.
+
+    Args:
+        train: The training images.
+        bank: Labelled training images, which the evaluations learn from; None without labels.
+        val: Held-out labelled images to ask about while training; None if there are none.
+        test: Held-out labelled images to ask about at the end; None if there are none.
+        predict: The images that `predict` describes.
+    """
+
+    train: Images
+    bank: Images | None
+    val: Images | None
+    test: Images | None
+    predict: Images
+
+
+class ImageData(LightningDataModule):
+    """Images for representation learning. A data set is a subclass that says in `splits` what its parts are.
+
+    A training batch carries `views`, the augmented views of the images: float32 in [0, 1], drawn on the
+    device by (seed, epoch, image), so equal on any number of processes. Every other batch carries one view,
+    the image itself, centre-cropped to `image_size`. Validation and test have two loaders, [bank, queries],
+    or none where there are no labels. The queries of validation are the test images where a data set has no
+    validation images, as in published tables, unless `val_size` is given.
+
+    Args:
+        image_size: Side of the views, in pixels.
+        in_channels: Colour channels of an image.
+        class_names: Names of the classes; empty for unlabelled images.
+        batch_size: Images in a batch of one process.
+        num_workers: Processes per loader that read images; 0 reads in the training process.
+        views: The augmentation; by default what the method proposes.
+        val_size: If not 0, this many labelled training images, spread evenly over the classes, are held out
+            of training and bank and are the queries of validation (and of test, where a data set has no test
+            images).
+        seed: Decides order, views and held-out images; by default the seed of the run (--seed_everything).
+
+    Raises:
+        ValueError: if a size is out of range.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        class_names: list[str],
+        batch_size: int = 256,
+        num_workers: int = 0,
+        views: Views | None = None,
+        val_size: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        least = {
+            "image_size": 1,
+            "in_channels": 1,
+            "batch_size": 1,
+            "num_workers": 0,
+            "val_size": 0,
+            "seed": 0,
+        }
+        self.seed = global_seed() if seed is None else seed
+        self.image_size, self.in_channels = image_size, in_channels
+        self.batch_size, self.num_workers, self.val_size = batch_size, num_workers, val_size
+        for name, limit in least.items():
+            if (value := getattr(self, name)) < limit:
+                raise ValueError(f"{name} must be at least {limit}, got {value}")
+        self.class_names = class_names
+        self.num_classes = len(class_names) or None
+        self.views = views
+        self._training_views = views
+        self._splits: Splits | None = None
+        self._loaders: dict[str, Loader] = {}
+        self._limits: dict[str, int | float] = {}
+
+    def splits(self) -> Splits:
+        """The parts of the data set, called once per process after `prepare_data`."""
+        raise NotImplementedError
+
+    @property
+    def names(self) -> list[str] | None:
+        """Names of the images that `predict` describes, such as their paths; None if they have none."""
+        return self._ready().predict.names
+
+    def setup(self, stage: str) -> None:
+        if self._splits is None:
+            splits = self.splits()
+            self._splits = self._hold_out(splits) if self.val_size else splits
+        if stage == "fit" and self.trainer is not None:
+            if overfit := vars(self.trainer)["overfit_batches"]:
+                raise ValueError(
+                    f"overfit_batches={overfit} would replace the order of training: to overfit, train for "
+                    "many epochs on a small set"
+                )
+            proposed = cast(_ProposesViews, self.trainer.lightning_module).default_views()
+            if self.views is not None and len(self.views) != len(proposed):
+                given, wanted = type(self.views).__name__, type(proposed).__name__
+                model = type(self.trainer.lightning_module).__name__
+                raise ValueError(
+                    f"{given} makes {len(self.views)} view(s), but {model} learns from {len(proposed)}, by "
+                    f"default those of {wanted}: choose views of that number, or leave --data.views out"
+                )
+            self._training_views = proposed if self.views is None else self.views
+        self._switch_off_evaluation(stage)
+
+    def _switch_off_evaluation(self, stage: str) -> None:
+        """Lightning warns of an empty list of loaders unless it is not asked for; `teardown` undoes this."""
+        limit, queries = f"limit_{'test' if stage == 'test' else 'val'}_batches", self._ready().val
+        if stage == "test":
+            queries = self._ready().test
+        if self.trainer is not None and (queries is None or self._ready().bank is None):
+            self._limits.setdefault(limit, getattr(self.trainer, limit))
+            setattr(self.trainer, limit, 0)
+
+    def _ready(self) -> Splits:
+        if self._splits is None:
+            raise ValueError("the data are not set up: call prepare_data() and setup(stage) first")
+        return self._splits
+
+    def _hold_out(self, splits: Splits) -> Splits:
+        train, bank, _, test, predict = splits
+        if bank is None:
+            raise ValueError(
+                f"val_size={self.val_size} needs labelled training images, and there are none: set it to 0"
+            )
+        held = balanced_rows(bank.labels, self.val_size, self.seed)
+        val = Part(bank, held)
+        kept = Part(bank, _without(len(bank), held))
+        if train is bank:
+            train = kept
+        elif isinstance(bank, Part) and bank.whole is train:
+            train = Part(train, _without(len(train), bank.rows[held]))
+        return Splits(train, kept, val, val if test is None else test, predict)
+
+    def _close(self, role: str) -> None:
+        if role in self._loaders:
+            self._loaders.pop(role).close()
+
+    def _pin(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def train_dataloader(self) -> TrainLoader:
+        self._close("train")
+        images = self._ready().train
+        loader = TrainLoader(
+            images, EpochBatches(len(images), self.batch_size, self.seed), self.num_workers, self._pin()
+        )
+        self._loaders["train"] = loader
+        return loader
+
+    def _evaluation(self, role: str, images: Images) -> Loader:
+        self._close(role)
+        loader = Loader(images, EvalBatches(len(images), self.batch_size), self.num_workers, self._pin())
+        self._loaders[role] = loader
+        return loader
+
+    def _bank_and(self, role: str, queries: Images | None) -> list[Loader]:
+        bank = self._ready().bank
+        if bank is None or queries is None:
+            return []
+        return [self._evaluation(f"{role} bank", bank), self._evaluation(role, queries)]
+
+    def val_dataloader(self) -> list[Loader]:
+        """[training images, queries], both without augmentation; [] without labelled held-out images."""
+        return self._bank_and("val", self._ready().val)
+
+    def test_dataloader(self) -> list[Loader]:
+        """[training images, queries], both without augmentation; [] without labelled held-out images."""
+        return self._bank_and("test", self._ready().test)
+
+    def predict_dataloader(self) -> Loader:
+        """Every image of the test set, or of the training set if there is no test set, in order."""
+        return self._evaluation("predict", self._ready().predict)
+
+    def transfer_batch_to_device(
+        self, batch: ImageBatch, device: torch.device, dataloader_idx: int
+    ) -> ImageBatch:
+        image, label, index, _ = batch
+        return ImageBatch(image.to(device, non_blocking=True), label.to(device, non_blocking=True), index)
+
+    @torch.no_grad()
+    def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
+        assert self.trainer is not None
+        with torch.autocast(batch.image.device.type, enabled=False):
+            views = self._make_views(batch, self.trainer.training, self.trainer.current_epoch)
+        # Lightning converts a batch to the precision of "bf16-true" and "64-true" before this hook
+        return batch._replace(views=self.trainer.precision_plugin.convert_input(views))
+
+    def _make_views(self, batch: ImageBatch, training: bool, epoch: int) -> tuple[Tensor, ...]:
+        if not training:
+            return (center_crop(batch.image, self.image_size),)
+        assert self._training_views is not None
+        return self._training_views(batch.image, batch.index, self.image_size, self.seed, epoch)
+
+    def teardown(self, stage: str) -> None:
+        while self._limits:
+            setattr(self.trainer, *self._limits.popitem())
+        for role in list(self._loaders):
+            self._close(role)
+        if self._splits is not None:
+            sets = [part for part in self._splits if part is not None]
+            for images in {id(whole): whole for whole in map(_whole, sets)}.values():
+                if isinstance(images, ImageFiles) and images.skip_unreadable:
+                    self._report_unreadable(images)
+
+    def _report_unreadable(self, images: ImageFiles) -> None:
+        found = images.unreadable.to(torch.float32)
+        if self.trainer is not None:
+            strategy = self.trainer.strategy
+            found = strategy.reduce(found.to(strategy.root_device), reduce_op="sum").cpu()
+        rows = torch.nonzero(found).flatten().tolist()
+        if rows:
+            rank_zero_warn(
+                f"{len(rows)} of {len(images)} images could not be read and the next one stood in for each, "
+                f"such as for {images.root / images.names[rows[0]]}"
+            )
+
+
+def _whole(images: Images) -> Images:
+    while isinstance(images, Part):
+        images = images.whole
+    return images
+
+
+def _without(n: int, rows: np.ndarray) -> np.ndarray:
+    return np.setdiff1d(np.arange(n), rows)
