@@ -1,0 +1,29 @@
+"""Measurements and upkeep of a run: callbacks for Lightning's Trainer."""
+
+from callbacks.checkpoint import ExactResume, RunCheckpoint
+from callbacks.feature_map import FeatureMap
+from callbacks.features import Features, FeatureScore
+from callbacks.finite import FiniteLoss
+from callbacks.knn import KNNMonitor
+from callbacks.linear import LinearEvaluation
+from callbacks.momentum import MomentumUpdate
+from callbacks.predictions import PredictionsFile
+from callbacks.preemption import Preemption
+from callbacks.rank import RankMonitor
+from callbacks.results import ResultsFile
+
+__all__ = [
+    "ExactResume",
+    "FeatureMap",
+    "FeatureScore",
+    "Features",
+    "FiniteLoss",
+    "KNNMonitor",
+    "LinearEvaluation",
+    "MomentumUpdate",
+    "PredictionsFile",
+    "Preemption",
+    "RankMonitor",
+    "ResultsFile",
+    "RunCheckpoint",
+]

@@ -1,0 +1,106 @@
+"""results.json: every number of a test with what is needed to know what it means."""
+
+import inspect
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from callbacks.features import feature_scores, is_dry_run
+
+PACKAGES = ("ssl-lightning", "torch", "torchvision", "lightning", "timm")
+
+
+@contextmanager
+def atomic_open(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that appears at `path`, folders and all, once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        yield file
+    os.replace(part, path)
+
+
+class ResultsFile(Callback):
+    """At the end of `test`, prints a table of the numbers and writes `results.json` into the run's folder.
+
+    Beside each number stands the protocol it was measured by. The file also holds the model and the data with
+    their arguments, the seed, the checkpoint, the versions, the git commit of the working folder, the time.
+    """
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or is_dry_run(trainer):
+            return
+        metrics = {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("test/")}
+        scores = feature_scores(trainer)
+        protocols = {
+            metric: max(
+                (s for s in scores if metric.startswith(f"test/{s.name}_")), key=lambda s: len(s.name)
+            ).protocol
+            for metric in metrics
+            if any(metric.startswith(f"test/{s.name}_") for s in scores)
+        }
+        print(table(metrics, protocols))
+        seed = os.environ.get("PL_GLOBAL_SEED")
+        data = getattr(trainer, "datamodule", None)
+        results = {
+            "metrics": metrics,
+            "protocols": protocols,
+            "model": described(pl_module),
+            "data": None if data is None else described(data),
+            "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
+            "seed": seed and int(seed),
+            "precision": str(trainer.precision),
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+            "commit": git_commit(),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        with atomic_open(Path(trainer.default_root_dir, "results.json")) as file:
+            file.write(json.dumps(results, indent=2, default=str).encode() + b"\n")
+
+
+def table(metrics: Mapping[str, float], protocols: Mapping[str, str]) -> str:
+    """Lines of score, value and protocol, in columns; a protocol stands beside the first of its scores."""
+    width = max(map(len, metrics), default=0)
+    lines, above = [f"{'score':<{width}}  {'value':>9}  protocol"], ""
+    for name, value in metrics.items():
+        protocol = protocols.get(name, "")
+        lines.append(f"{name:<{width}}  {value:>9.4g}  {protocol if protocol != above else ''}".rstrip())
+        above = protocol
+    return "\n".join(lines)
+
+
+def described(thing: LightningModule | LightningDataModule) -> dict[str, Any]:
+    """The class of a model or datamodule and its arguments: saved, or else kept under their names."""
+    constructors = [vars(cls)["__init__"] for cls in type(thing).__mro__ if "__init__" in vars(cls)]
+    names = [name for init in constructors for name in inspect.signature(init).parameters]
+    arguments = dict(thing.hparams) or {name: vars(thing)[name] for name in names if name in vars(thing)}
+    return {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": arguments}
+
+
+def git_commit() -> str | None:
+    """The commit of the working folder, with "+changes" where it is not clean; None outside a repository."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return described.stdout.strip() if described.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # optional, or run from its source folder
+        return None
