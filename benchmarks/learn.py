@@ -1,0 +1,207 @@
+"""Does it learn? Every method against the same network untrained, on real pictures, in minutes on a CPU.
+
+    SSL_LIGHTNING_DATA=DIR python benchmarks/learn.py          run what results/learn.json lacks, print the table
+    python benchmarks/learn.py --table                         the table of the README from results/learn.json
+
+DIR/cifar10/{train,test}/<class>/*.jpg is CIFAR-10. A run is one method and one seed: a small convolutional network
+learns from 10,000 training images and is then evaluated, frozen, on the 10,000 test images by `knn-v1` and `linear-v1`;
+so is the network that it started from. Runs that are in the file already are not repeated; a run that was cut goes on.
+
+The gate, fixed before any run was made: the mean gain over the untrained network is at least MARGIN points in kNN
+and in linear accuracy, and every seed gains in both.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+from callbacks import ExactResume, FiniteLoss, KNNMonitor, LinearEvaluation, RunCheckpoint
+from datamodules import ImageFolder
+from datamodules.images import Splits
+from datamodules.sets import Part, balanced_rows
+from ssl_lightning import __version__
+from ssl_lightning.base import ImageModule
+from ssl_lightning.methods import Classifier, MoCo, MoCoV3, SimCLR
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "learn.json"
+MARGIN = 5.0  # points of accuracy
+SEEDS = (0, 1, 2)
+IMAGES = 10_000
+BACKBONE = {"backbone": "convnet", "image_size": 32}
+
+# What differs from the papers' numbers, which are for ImageNet: a small batch, a short run, small pictures.
+RECIPES: dict[str, tuple[type[ImageModule], dict[str, Any], int]] = {
+    "SimCLR": (
+        SimCLR,
+        {"temperature": 0.5, "optimizer": "SGD", "lr": 0.06, "weight_decay": 5e-4, "warmup_epochs": 1},
+        20,
+    ),
+    "MoCo v2": (
+        MoCo,
+        {
+            "momentum": 0.99,
+            "temperature": 0.1,
+            "queue_size": 4096,
+            "symmetric": True,
+            "lr": 0.06,
+            "weight_decay": 5e-4,
+        },
+        20,
+    ),
+    "MoCo v3": (
+        MoCoV3,
+        {
+            "hidden_dim": 512,
+            "temperature": 0.2,
+            "optimizer": "SGD",
+            "lr": 0.06,
+            "weight_decay": 5e-4,
+            "warmup_epochs": 1,
+        },
+        20,
+    ),
+    "Classifier": (Classifier, {"num_classes": 10, "lr": 0.05, "weight_decay": 5e-4}, 20),
+}
+
+
+class Cifar(ImageFolder):
+    """The first pictures of every class, IMAGES in all; every test picture."""
+
+    def splits(self) -> Splits:
+        whole = super().splits()
+        part = Part(whole.train, balanced_rows(whole.train.labels, IMAGES, seed=0))
+        return whole._replace(train=part, bank=part)
+
+
+def run(name: str, seed: int, data: Path, folder: Path, epochs: int | None) -> dict[str, Any]:
+    cls, args, planned = RECIPES[name]
+    L.seed_everything(seed, verbose=False)
+    model = cls(**BACKBONE, **args)
+    images = Cifar(
+        str(data / "cifar10"),
+        image_size=32,
+        cache=True,
+        batch_size=256,
+        seed=seed,
+        cache_dir=str(folder / "cache"),
+    )
+    trainer = L.Trainer(
+        max_epochs=epochs or planned,
+        default_root_dir=folder / f"{name}-{seed}".replace(" ", "-"),
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        callbacks=[
+            ExactResume(),
+            RunCheckpoint(),
+            FiniteLoss(),
+            KNNMonitor(every_n_epochs=0),
+            LinearEvaluation(),
+        ],
+    )
+    untrained = trainer.test(model, images, verbose=False)[0]
+    last = Path(trainer.default_root_dir, "checkpoints", "last.ckpt")
+    start = time.perf_counter()
+    trainer.fit(model, images, ckpt_path=last if last.exists() else None, weights_only=True)
+    seconds = time.perf_counter() - start
+    trained = trainer.test(model, images, verbose=False)[0]
+
+    def scores(metrics: Any) -> dict[str, float]:
+        return {key: round(100 * metrics[f"test/{key}_top1"], 2) for key in ("knn", "linear")}
+
+    return {
+        "method": name,
+        "seed": seed,
+        "trained": scores(trained),
+        "untrained": scores(untrained),
+        "epochs": trainer.max_epochs,
+        "steps": trainer.global_step,
+        "fit_seconds": round(seconds),
+        "arguments": {**BACKBONE, **args},
+        "protocols": [c.protocol for c in trainer.callbacks if isinstance(c, (KNNMonitor, LinearEvaluation))],
+        "versions": {
+            "ssl_lightning": __version__,
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+            "python": platform.python_version(),
+        },
+        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",
+    }
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """The runs as a table in Markdown; a method that misses the gate says so."""
+    rows = [
+        f"| method | kNN | kNN, untrained | linear | linear, untrained | gate (+{MARGIN:g}) | steps | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in RECIPES:
+        mine = [r for r in runs if r["method"] == name]
+        if not mine:
+            continue
+        cells, passed = [], True
+        for key in ("knn", "linear"):
+            gains = [r["trained"][key] - r["untrained"][key] for r in mine]
+            passed &= mean(gains) >= MARGIN and min(gains) > 0
+            for state in ("trained", "untrained"):
+                values = [r[state][key] for r in mine]
+                cells.append(f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}")
+        seconds = mean(r["fit_seconds"] for r in mine)
+        gate = "passed" if passed else "missed"
+        rows.append(
+            f"| {name} | {' | '.join(cells)} | {gate}, {len(mine)} seeds | {mine[0]['steps']} | {seconds:.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", nargs="*", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
+    parser.add_argument("--epochs", type=int, help="fewer, to try the script; nothing is saved then")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/learn"), help="where checkpoints and the cache go"
+    )
+    parser.add_argument("--table", action="store_true", help="print the table and end")
+    args = parser.parse_args()
+    runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    if not args.table:
+        if "SSL_LIGHTNING_DATA" not in os.environ:
+            sys.exit("set SSL_LIGHTNING_DATA to a folder with cifar10/{train,test}/<class>/*.jpg")
+        for seed in args.seeds:
+            for name in args.methods:
+                if any(r["method"] == name and r["seed"] == seed for r in runs):
+                    continue
+                result = run(name, seed, Path(os.environ["SSL_LIGHTNING_DATA"]), args.runs, args.epochs)
+                print(
+                    json.dumps(
+                        {k: result[k] for k in ("method", "seed", "trained", "untrained", "fit_seconds")}
+                    )
+                )
+                if args.epochs is None:
+                    runs.append(result)
+                    RESULTS.parent.mkdir(exist_ok=True)
+                    new = RESULTS.with_suffix(".new")
+                    new.write_text(json.dumps(runs, indent=1) + "\n")
+                    os.replace(new, RESULTS)
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The two classes that methods extend."""
+
+import copy
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from datamodules.batch import ImageBatch
+from datamodules.draws import global_seed, uniform
+from datamodules.views import CropFlipViews, Views
+from ssl_lightning import __version__
+from ssl_lightning.backbones import build
+from ssl_lightning.optim import optimizer_class, param_groups
+from ssl_lightning.schedules import LRRule, Schedule, lr_factor, scaled_lr
+
+# What a restored optimizer and schedule own: another value on resuming would be ignored.
+OPTIMIZATION = (
+    "optimizer",
+    "lr",
+    "lr_rule",
+    "base_batch_size",
+    "weight_decay",
+    "decay_norm_and_bias",
+    "optimizer_args",
+)
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """A teacher: equal weights, no gradients. The callback MomentumUpdate moves it."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+class SSLModule(LightningModule):
+    """A method, for any kind of data.
+
+    A method writes ``__init__`` (its paper's numbers as defaults, plain values only, ``**kwargs`` handed on) and
+    ``training_step(batch, batch_idx)``, which returns the loss, or a dict of ``loss`` and other terms; each is logged
+    as ``train/<name>``. ``forward`` gives the features that every evaluation uses. The arguments are in the checkpoint.
+
+    Args:
+        optimizer: A class of torch.optim by name, ``LARS``, or a dotted path.
+        lr: Learning rate for a global batch of ``base_batch_size``.
+        lr_rule: How the rate follows the global batch (batch x accumulation x processes): ``linear``, ``sqrt`` or ``none``.
+        base_batch_size: The global batch that ``lr`` is meant for.
+        weight_decay: Weight decay.
+        decay_norm_and_bias: Whether biases and norms are decayed (and, by LARS, adapted) too.
+        optimizer_args: Further arguments of the optimizer, such as ``{"momentum": 0.9}``.
+        schedule: ``cosine`` or ``linear`` to 0, ``step`` (x0.1 at each of ``milestones``), or ``constant``.
+        schedule_interval: Whether the rate changes at every ``step`` or every ``epoch``.
+        warmup_epochs: Epochs in which the rate rises in a line.
+        milestones: For ``step``: fractions of the run.
+
+    Raises:
+        ValueError: an unknown optimizer, or a rate, decay or warm-up below 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        optimizer: str = "SGD",
+        lr: float = 0.03,
+        lr_rule: LRRule = "linear",
+        base_batch_size: int = 256,
+        weight_decay: float = 1e-4,
+        decay_norm_and_bias: bool = True,
+        optimizer_args: dict[str, Any] | None = None,
+        schedule: Schedule = "cosine",
+        schedule_interval: Literal["step", "epoch"] = "step",
+        warmup_epochs: float = 0,
+        milestones: tuple[float, ...] = (0.6, 0.8),
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()  # also the arguments of the methods that extend this class
+        for name, value in {"lr": lr, "weight_decay": weight_decay, "warmup_epochs": warmup_epochs}.items():
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        self.make_optimizer: Callable[..., Optimizer] = optimizer_class(optimizer)
+        self.optimizer_args = optimizer_args or {}
+        if optimizer in ("SGD", "LARS"):
+            self.optimizer_args = {"momentum": 0.9, **self.optimizer_args}
+        self.lr, self.lr_rule, self.base_batch_size = lr, lr_rule, base_batch_size
+        self.weight_decay, self.decay_norm_and_bias = weight_decay, decay_norm_and_bias
+        self.schedule, self.schedule_interval = schedule, schedule_interval
+        self.warmup_epochs, self.milestones = warmup_epochs, milestones
+
+    def batch_per_step(self) -> int:
+        """Samples that all processes together see in one ``training_step``."""
+        loader = self.trainer.train_dataloader
+        assert loader is not None
+        return loader.batch_size * self.trainer.world_size
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        self.trainer.fit_loop.setup_data()  # the rate follows the batch of the loader
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total) and self.schedule != "constant":
+            raise ValueError(
+                f"schedule {self.schedule!r} needs an end: set --trainer.max_epochs or --trainer.max_steps, "
+                "or --model.schedule constant"
+            )
+        accumulate = self.trainer.accumulate_grad_batches
+        batch = self.batch_per_step() * accumulate
+        lr = scaled_lr(self.lr, self.lr_rule, batch, self.base_batch_size)
+        rank_zero_info(
+            f"learning rate {lr:.4g} = {self.lr:g} by rule {self.lr_rule!r} for a global batch of {batch} "
+            f"(base {self.base_batch_size}); {total} optimizer steps"
+        )
+        groups = param_groups(self, self.weight_decay, self.decay_norm_and_bias)
+        optimizer = self.make_optimizer(groups, lr=lr, **self.optimizer_args)
+
+        per_epoch = max(1, int(self.trainer.num_training_batches) // accumulate)
+        warmup = round(self.warmup_epochs * per_epoch)
+        unit = per_epoch if self.schedule_interval == "epoch" else 1
+
+        def factor(step: int) -> float:
+            held = step if step < warmup else step // unit * unit
+            return lr_factor(held, total, warmup, self.schedule, self.milestones)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def uniform(self, index: Tensor, n: int) -> Tensor:
+        """Random numbers for a pretext task: (B,) places in the data set -> (B, n) float32 in [0, 1) on the CPU.
+
+        They depend on seed, epoch, place and the method's class alone: equal on any number of processes, and again
+        after a resume.
+        """
+        salt = zlib.crc32(type(self).__name__.encode())
+        return uniform(index, n, global_seed(), self.current_epoch, salt)
+
+    def on_train_batch_end(self, outputs: dict[str, Tensor], batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        for name, value in outputs.items():
+            if name == "loss":
+                value = value * self.trainer.accumulate_grad_batches  # which Lightning has divided by
+            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss")
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        cls = type(self)
+        checkpoint["ssl_lightning"] = {
+            "class_path": f"{cls.__module__}.{cls.__qualname__}",
+            "init_args": {k: v for k, v in self.hparams.items() if not k.startswith("_")},
+            "version": __version__,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        cls = type(self)
+        ours = f"{cls.__module__}.{cls.__qualname__}"
+        saved = checkpoint.get("ssl_lightning", {}).get("class_path", "no method of ssl_lightning")
+        if saved != ours:
+            raise ValueError(
+                f"the checkpoint is of {saved}, the model is {ours}: give --model {saved.split('.')[-1]}"
+            )
+
+
+class ImageModule(SSLModule):
+    """A method on images.
+
+    Args:
+        backbone: Name of the network, see ``ssl-lightning backbones``.
+        image_size: Side of the square images in pixels; the command line takes it from the data.
+        in_channels: Channels of the images; the command line takes it from the data.
+        backbone_args: Further arguments of the network's constructor.
+        kwargs: Optimization, see SSLModule.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "resnet18",
+        image_size: int = 224,
+        in_channels: int = 3,
+        backbone_args: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_size = image_size
+        self.backbone = build(
+            backbone, in_channels=in_channels, image_size=image_size, **(backbone_args or {})
+        )
+
+    def default_views(self) -> Views:
+        """The augmentation of the method's paper, used where the data set is given none."""
+        return CropFlipViews()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) float in [0, 1] -> features (B, D)."""
+        return self.backbone(x)
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self(batch.views[0])
+
+    def test_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self(batch.views[0])
+
+    def predict_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self(batch.views[0])

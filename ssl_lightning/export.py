@@ -1,0 +1,152 @@
+"""The trained backbone, out of a checkpoint: as a module, or as a file that torchvision and timm can read."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+
+from ssl_lightning.backbones import Backbone, build
+
+
+def load_backbone(checkpoint: str | Path, which: Literal["student", "teacher"] = "student") -> Backbone:
+    """Build the backbone that a checkpoint holds, with its trained weights, in evaluation mode on the CPU.
+
+    Args:
+        checkpoint: A checkpoint written by `ssl-lightning fit`.
+        which: "student" is the network that was trained; "teacher" is its moving average, in methods that
+            keep one.
+
+    Returns:
+        The backbone: it takes images (B, C, H, W) float in [0, 1] and gives features (B, dim).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a checkpoint of ssl_lightning, or holds no such backbone.
+    """
+    return _backbone(checkpoint, _read(checkpoint), which)
+
+
+def export(
+    checkpoint: str | Path,
+    output: str | Path,
+    which: Literal["student", "teacher"] = "student",
+    layout: Literal["native", "torchvision", "timm"] = "native",
+) -> dict[str, str]:
+    """Write a checkpoint's backbone as safetensors, under its own library's parameter names.
+
+    The file holds the trunk without a classifier, and as metadata what one needs to use it: library,
+    architecture, in_channels, image_size, small_stem, backbone_args, dim, mean and std (of images in [0, 1]),
+    method, which and version; small_stem, mean, std and the numbers are in JSON. It is written whole or not
+    at all.
+
+    Args:
+        checkpoint: A checkpoint written by `ssl-lightning fit`.
+        output: The file to write, ending in .safetensors. A file of this name is replaced; folders are made.
+        which: "student" is the network that was trained; "teacher" is its moving average, in methods that
+            keep one.
+        layout: Whose parameter names to use. "native" keeps those of the library that the backbone comes
+            from. The other library's are used where it has the same network, which is checked by comparing
+            features: so for ResNets and DenseNets.
+
+    Returns:
+        The metadata.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if it is not a checkpoint of ssl_lightning, holds no such backbone, the layout's library
+            does not have the same network, or output does not end in .safetensors.
+    """
+    output = Path(output)
+    if output.suffix != ".safetensors":
+        raise ValueError(f"output must end in .safetensors, got {output}")
+    content = _read(checkpoint)
+    backbone = _backbone(checkpoint, content, which)
+    if layout not in ("native", backbone.library):
+        backbone = _in_layout(backbone, content, layout)
+    written_by = content["ssl_lightning"]
+    metadata = {
+        "format": "pt",
+        "library": backbone.library,
+        "architecture": backbone.architecture,
+        "in_channels": json.dumps(backbone.in_channels),
+        "image_size": json.dumps(backbone.image_size),
+        "small_stem": json.dumps(backbone.small_stem),
+        "backbone_args": json.dumps(written_by["init_args"].get("backbone_args") or {}),
+        "dim": json.dumps(backbone.dim),
+        "mean": json.dumps(backbone.mean.flatten().tolist()),
+        "std": json.dumps(backbone.std.flatten().tolist()),
+        "method": written_by["class_path"],
+        "which": which,
+        "version": written_by["version"],
+    }
+    # safetensors takes no other memory format: weights trained in channels_last are not contiguous.
+    tensors = {key: tensor.contiguous() for key, tensor in backbone.net.state_dict().items()}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(save(tensors, metadata))  # save_file makes files that only their owner can read
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return metadata
+
+
+def _read(checkpoint: str | Path) -> dict[str, Any]:
+    """Load a checkpoint's content and check that it is ours and has an image backbone."""
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
+    try:
+        # mmap: the optimizer's state, often most of the file, is never read.
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{checkpoint} is not a checkpoint of ssl_lightning: torch cannot read it safely"
+        ) from error
+    if not isinstance(content, dict) or "ssl_lightning" not in content:
+        raise ValueError(
+            f"{checkpoint} is not a checkpoint of ssl_lightning: it has no entry 'ssl_lightning'"
+        )
+    if "backbone" not in content["ssl_lightning"]["init_args"]:
+        raise ValueError(
+            f"{checkpoint} holds no image backbone: it is of {content['ssl_lightning']['class_path']}"
+        )
+    return content
+
+
+def _build(content: dict[str, Any], name: str) -> Backbone:
+    args = content["ssl_lightning"]["init_args"]
+    return build(name, args["in_channels"], args["image_size"], **(args.get("backbone_args") or {}))
+
+
+def _backbone(checkpoint: str | Path, content: dict[str, Any], which: str) -> Backbone:
+    prefix = {"student": "backbone.", "teacher": "teacher_backbone."}.get(which)
+    if prefix is None:
+        raise ValueError(f'which must be "student" or "teacher", got {which!r}')
+    state = content["state_dict"]
+    state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    if not state:
+        raise ValueError(f"{checkpoint} holds no {which}: {content['ssl_lightning']['class_path']} has none")
+    backbone = _build(content, content["ssl_lightning"]["init_args"]["backbone"])
+    backbone.load_state_dict(state)
+    return backbone.eval()
+
+
+def _in_layout(backbone: Backbone, content: dict[str, Any], layout: str) -> Backbone:
+    """Load the weights into the other library's network of this name; refuse where it is another function."""
+    if layout not in ("torchvision", "timm"):
+        raise ValueError(f'layout must be "native", "torchvision" or "timm", got {layout!r}')
+    refusal = f"{layout} has no network with the weights of {backbone.name}: export with layout=native"
+    try:
+        other = _build(content, f"{layout}/{backbone.architecture.partition('.')[0]}").eval()
+        other.load_state_dict(backbone.state_dict())
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(refusal) from error
+    x = torch.rand(2, backbone.in_channels, backbone.image_size, backbone.image_size)
+    with torch.no_grad():
+        if not torch.allclose(other(x), backbone(x), rtol=1e-3, atol=1e-4):
+            raise ValueError(refusal)
+    return other

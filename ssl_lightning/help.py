@@ -1,0 +1,70 @@
+"""What the command line answers before torch is imported: names, one line each, and how to begin."""
+
+import fnmatch
+import runpy
+from pathlib import Path
+
+VERBS = {
+    "fit": "train a method",
+    "validate": "score the features on the validation images",
+    "test": "score the features on the test images; prints a table and writes results.json",
+    "predict": "write features, labels and file names of the test images to features.npz",
+    "export": "write the backbone of a checkpoint as safetensors in timm's or torchvision's layout",
+    "backbones": "list the names for --model.backbone: backbones [PATTERN]",
+}
+METHODS = {
+    "SimCLR": "two views of one picture attract, the other pictures repel",
+    "MoCo": "contrast with a queue of keys from a slow copy of the encoder (versions 1 and 2)",
+    "MoCoV3": "contrast within the batch with a slow copy of the encoder, for vision transformers too",
+    "Classifier": "supervised classification, the yardstick",
+}
+DATA = {
+    "Digits": "1,797 scanned digits that come with scikit-learn; no download",
+    "Photos": "crops of scikit-learn's two colour photographs; no download",
+    "CIFAR10": "60,000 pictures of 32 x 32, 10 classes; downloaded",
+    "CIFAR100": "60,000 pictures of 32 x 32, 100 classes; downloaded",
+    "STL10": "113,000 pictures of 96 x 96, most of them unlabelled; downloaded",
+    "ImageFolder": "your own pictures: train/ and val/ folders of classes, or one flat folder",
+}
+EXAMPLES = """\
+  ssl-lightning fit --model SimCLR --data CIFAR10
+  ssl-lightning fit -c configs/method/moco.yaml -c configs/data/digits.yaml --run runs/first
+  ssl-lightning fit --run runs/first --ckpt_path last        go on after an interruption
+  ssl-lightning test --run runs/first --ckpt_path last
+  ssl-lightning fit --help;  ssl-lightning fit --model.help MoCo"""
+
+
+def top_level() -> str:
+    """The text of ``ssl-lightning --help``."""
+
+    def table(rows: dict[str, str]) -> str:
+        return "\n".join(f"  {name:<12} {words}" for name, words in rows.items())
+
+    return (
+        "usage: ssl-lightning VERB [options]\n\n"
+        f"verbs:\n{table(VERBS)}\n\n"
+        f"methods (--model):\n{table(METHODS)}\n"
+        "  or a class of your own by its path from this folder: --model my_method.Mine\n\n"
+        f"data (--data):\n{table(DATA)}\n\n"
+        f"examples:\n{EXAMPLES}\n\n"
+        "A run is one folder, --run DIR: config.yaml, checkpoints/, metrics.jsonl, pictures/, results.json.\n"
+        "JSONARGPARSE_DEBUG=true shows where an error comes from."
+    )
+
+
+def backbones(pattern: str = "") -> list[str]:
+    """Lines with the names of networks, all or those that contain the pattern (``*`` and ``?`` match any).
+
+    Raises:
+        ValueError: no name matches.
+    """
+    # not imported: its package imports torch
+    names = runpy.run_path(str(Path(__file__).with_name("backbones") / "names.py"))
+    groups = {"ours": names["OWN"], "torchvision": names["TORCHVISION"], "timm": names["TIMM"]}
+    rows = [(name, group) for group, members in groups.items() for name in members]
+    found = [f"{name:<36} {group}" for name, group in rows if fnmatch.fnmatch(name, f"*{pattern}*")]
+    if not found:
+        raise ValueError(
+            f"no backbone in the list matches {pattern!r}; every other name of torchvision and timm works too"
+        )
+    return found

@@ -1,0 +1,46 @@
+"""Learning rates over a run, as factors of the base rate."""
+
+import math
+from typing import Literal
+
+Schedule = Literal["cosine", "step", "linear", "constant"]
+LRRule = Literal["linear", "sqrt", "none"]
+
+
+def scaled_lr(lr: float, rule: LRRule, batch: int, base_batch: int) -> float:
+    """The rate for a global batch of ``batch`` images, when ``lr`` suits ``base_batch`` images.
+
+    Linear: Goyal et al. 2017, section 2.1. Square root: You et al. 2017; SimCLR, appendix B.1.
+    """
+    ratio = batch / base_batch
+    return lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
+
+
+def lr_factor(
+    step: int,
+    total: float,
+    warmup: int,
+    schedule: Schedule,
+    milestones: tuple[float, ...] = (),
+    final: float = 0.0,
+) -> float:
+    """The factor of the base rate at optimizer step ``step`` (0 ... total - 1).
+
+    Args:
+        step: Optimizer steps already made.
+        total: Optimizer steps of the whole run.
+        warmup: Steps in which the factor rises in a line from 1 / warmup to 1.
+        schedule: ``cosine`` and ``linear`` fall to ``final`` at ``total``; ``step`` divides by 10 at each milestone.
+        milestones: Fractions of the run in (0, 1), for ``step``.
+        final: The factor at the end, for ``cosine`` and ``linear``.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    if schedule == "cosine":
+        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+    if schedule == "linear":
+        return final + (1 - final) * (1 - progress)
+    if schedule == "step":
+        return 0.1 ** sum(step >= m * total for m in milestones)
+    return 1.0

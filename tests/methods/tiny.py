@@ -1,0 +1,57 @@
+"""Every method at a size for tests, and the runs that the tests compare."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import nn
+
+from callbacks.checkpoint import ExactResume, RunCheckpoint
+from datamodules import Digits
+from ssl_lightning.base import ImageModule
+from ssl_lightning.methods import Classifier, MoCo, MoCoV3, SimCLR
+
+TINY: dict[type[ImageModule], dict[str, Any]] = {
+    SimCLR: {"projection_dim": 8, "temperature": 0.5, "warmup_epochs": 1},
+    MoCo: {"projection_dim": 8, "queue_size": 64, "bn_splits": 2, "momentum": 0.9, "lr": 0.3},
+    MoCoV3: {"projection_dim": 8, "hidden_dim": 16, "momentum": 0.9, "warmup_epochs": 1},
+    Classifier: {"num_classes": 10},
+}
+EVERY = sorted(TINY, key=lambda cls: cls.__name__)
+
+
+def make(cls: type[ImageModule], **changes: Any) -> ImageModule:
+    torch.manual_seed(0)
+    args = {"backbone": "convnet", "backbone_args": {"width": 4}, "image_size": 16, **TINY[cls], **changes}
+    return cls(**args)
+
+
+def data(**changes: Any) -> Digits:
+    return Digits(**{"batch_size": 16, "image_size": 16, **changes})
+
+
+def without_batch_norm(model: nn.Module) -> nn.Module:
+    """SyncBatchNorm does not run on the CPU: the nets whose gradients are compared over processes have none."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                setattr(parent, name, nn.Identity())
+    return model
+
+
+def trainer(folder: Path, *callbacks: Callback, **changes: Any) -> Trainer:
+    settings: dict[str, Any] = {
+        "default_root_dir": folder,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "limit_val_batches": 0,
+        "callbacks": [ExactResume(), RunCheckpoint(every_n_steps=0), *callbacks],
+    }
+    return Trainer(**{**settings, **changes})
