@@ -169,15 +169,11 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--epochs", type=int, help="fewer, to try the script; nothing is saved then")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs/learn"), help="where checkpoints and the cache go"
-    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/learn"), help="where checkpoints and the cache go")
     parser.add_argument("--table", action="store_true", help="print the table and end")
     args = parser.parse_args()
     runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
@@ -189,11 +185,7 @@ def main() -> None:
                 if any(r["method"] == name and r["seed"] == seed for r in runs):
                     continue
                 result = run(name, seed, Path(os.environ["SSL_LIGHTNING_DATA"]), args.runs, args.epochs)
-                print(
-                    json.dumps(
-                        {k: result[k] for k in ("method", "seed", "trained", "untrained", "fit_seconds")}
-                    )
-                )
+                print(json.dumps({k: result[k] for k in ("method", "seed", "trained", "untrained", "fit_seconds")}))
                 if args.epochs is None:
                     runs.append(result)
                     RESULTS.parent.mkdir(exist_ok=True)

@@ -138,6 +138,24 @@ def start_up() -> dict[str, dict[str, Any]]:
     }
 
 
+def table(saved: dict[str, Any]) -> str:
+    """The figures beside their limits, in Markdown."""
+    words = {
+        "step": "step through `Trainer.fit` / bare loop, SimCLR with ResNet-18 at 32 px",
+        "wait": "share of time waiting for data, 1 worker that decodes JPEG",
+        "--help": "`ssl-lightning --help`, seconds",
+        "fit --help": "`ssl-lightning fit --help` / `import lightning.pytorch.cli`",
+    }
+    rows = ["| figure | measured | limit |", "|---|---|---|"]
+    rows += [f"| {words[n]} | {saved['results'][n]['value']:.3f} | {limit:g} |" for n, limit in LIMITS.items()]
+    machine = saved["machine"]
+    rows += [
+        "",
+        f"{machine['cores']} cores, batch {machine['batch']}, torch {machine['torch']}, Python {machine['python']}.",
+    ]
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64)
@@ -149,15 +167,6 @@ def main() -> None:
         "wait": lambda: wait_share(args.batch, 2 * args.steps),
     }
     results = {name: measure() for name, measure in measured.items()} | start_up()
-    words = {
-        "step": "step through Trainer.fit / bare loop",
-        "wait": "share of time waiting for data, 1 worker",
-        "--help": "ssl-lightning --help, seconds",
-        "fit --help": "ssl-lightning fit --help / import of lightning.pytorch.cli",
-    }
-    print("| figure | measured | limit |\n|---|---|---|")
-    for name, limit in LIMITS.items():
-        print(f"| {words[name]} | {results[name]['value']:.3f} | {limit:g} |")
     machine = {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -168,7 +177,9 @@ def main() -> None:
         "batch": args.batch,
     }
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"results": results, "machine": machine}, indent=1) + "\n")
+    saved = {"results": results, "machine": machine}
+    RESULTS.write_text(json.dumps(saved, indent=1) + "\n")
+    print(table(saved))
 
 
 if __name__ == "__main__":

@@ -155,9 +155,7 @@ class SSLModule(LightningModule):
         ours = f"{cls.__module__}.{cls.__qualname__}"
         saved = checkpoint.get("ssl_lightning", {}).get("class_path", "no method of ssl_lightning")
         if saved != ours:
-            raise ValueError(
-                f"the checkpoint is of {saved}, the model is {ours}: give --model {saved.split('.')[-1]}"
-            )
+            raise ValueError(f"the checkpoint is of {saved}, the model is {ours}: give --model {saved.split('.')[-1]}")
 
 
 class ImageModule(SSLModule):
@@ -182,9 +180,7 @@ class ImageModule(SSLModule):
     ) -> None:
         super().__init__(**kwargs)
         self.image_size = image_size
-        self.backbone = build(
-            backbone, in_channels=in_channels, image_size=image_size, **(backbone_args or {})
-        )
+        self.backbone = build(backbone, in_channels=in_channels, image_size=image_size, **(backbone_args or {}))
 
     def default_views(self) -> Views:
         """The augmentation of the method's paper, used where the data set is given none."""

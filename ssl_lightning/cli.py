@@ -206,7 +206,7 @@ class SSLCLI(LightningCLI):
         def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
             try:
                 return cls(*args, **kwargs)
-            except Exception as error:
+            except Exception as error:  # jsonargparse wraps it into words about types
                 raised.append(error)
                 raise
 
@@ -347,6 +347,8 @@ def quiet() -> None:
         ".*does not have many workers",
         "The number of training batches .* is smaller than the logging interval",
         "`weights_only` was not set",
+        r"(?s)\s*By default only one JsonargparseDeprecationWarning",
+        r"(?s).*removed in v5\.0\.0",  # what Lightning itself calls of jsonargparse
     ):
         warnings.filterwarnings("ignore", pattern)
 
@@ -378,7 +380,7 @@ def run(args: list[str]) -> None:
         else:
             cli = SSLCLI(args)
             cli.start()
-    except Exception as error:
+    except errors.WRONG_INPUT as error:
         began = cli is not None and cli.run_folder.began
         if os.environ.get("JSONARGPARSE_DEBUG") == "true" or not errors.is_users(error, began):
             raise

@@ -20,10 +20,11 @@ from ssl_lightning.base import SSLModule
 
 # The last part of a setting's name -> what may stand there.
 BASES = {"model": SSLModule, "data": ImageData, "views": Views, "callbacks": Callback, "logger": Logger}
+WRONG_INPUT = (ValueError, OSError, FloatingPointError, ModuleNotFoundError, MisconfigurationException)
 OURS = ("ssl_lightning", "datamodules", "callbacks")
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A command that cannot be carried out as it was given."""
 
 
@@ -151,13 +152,11 @@ def is_users(error: Exception, began: bool) -> bool:
     Before the first batch, a wrong value or file is; after it, only what our own code raises on purpose.
 
     Args:
-        error: What ended the command.
+        error: One of WRONG_INPUT, which ended the command.
         began: Whether the first batch was reached.
     """
-    if isinstance(error, UserError | ParseError | MisconfigurationException):
+    if isinstance(error, UserError | MisconfigurationException):
         return True
-    if not isinstance(error, ValueError | OSError | FloatingPointError | ModuleNotFoundError):
-        return False
     return not began or raised_in(error).split(".")[0] in OURS
 
 

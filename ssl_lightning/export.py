@@ -103,17 +103,11 @@ def _read(checkpoint: str | Path) -> dict[str, Any]:
         # mmap: the optimizer's state, often most of the file, is never read.
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(
-            f"{checkpoint} is not a checkpoint of ssl_lightning: torch cannot read it safely"
-        ) from error
+        raise ValueError(f"{checkpoint} is not a checkpoint of ssl_lightning: torch cannot read it safely") from error
     if not isinstance(content, dict) or "ssl_lightning" not in content:
-        raise ValueError(
-            f"{checkpoint} is not a checkpoint of ssl_lightning: it has no entry 'ssl_lightning'"
-        )
+        raise ValueError(f"{checkpoint} is not a checkpoint of ssl_lightning: it has no entry 'ssl_lightning'")
     if "backbone" not in content["ssl_lightning"]["init_args"]:
-        raise ValueError(
-            f"{checkpoint} holds no image backbone: it is of {content['ssl_lightning']['class_path']}"
-        )
+        raise ValueError(f"{checkpoint} holds no image backbone: it is of {content['ssl_lightning']['class_path']}")
     return content
 
 

@@ -25,9 +25,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         n, c, h, w = x.shape
         if n % self.splits:
-            raise ValueError(
-                f"a batch of {n} images does not split into bn_splits={self.splits} equal groups"
-            )
+            raise ValueError(f"a batch of {n} images does not split into bn_splits={self.splits} equal groups")
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

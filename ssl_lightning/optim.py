@@ -86,9 +86,7 @@ def optimizer_class(name: str) -> type[Optimizer]:
         ]
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(
-            f"unknown optimizer {name!r}.{hint} Known: {', '.join(sorted(known))}, or a dotted path"
-        )
+        raise ValueError(f"unknown optimizer {name!r}.{hint} Known: {', '.join(sorted(known))}, or a dotted path")
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -183,6 +184,9 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return {name: f"{value:.3f}" for name, value in shown(trainer.progress_bar_metrics).items()}
 
+    def on_train_start(self, *args: Any) -> None:
+        self.train_progress_bar = Tqdm(disable=True)  # each epoch makes its own
+
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(self.title(trainer))
@@ -215,7 +219,8 @@ class RunFolder(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        data, loader = trainer.datamodule, trainer.train_dataloader  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        loader: Any = trainer.train_dataloader
         size = f"{data.in_channels} x {data.image_size} x {data.image_size}"
         print(
             f"{type(pl_module).__name__}: {pl_module.hparams['backbone']}, {parameters(pl_module)} parameters\n"

@@ -201,9 +201,7 @@ def test_another_file_is_not_taken_for_a_checkpoint(tmp_path):
     whole = save(tmp_path / "whole.ckpt", build("convnet", image_size=32)).read_bytes()
     for content in (b"", b"no checkpoint at all", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"other.ckpt is not a checkpoint of ssl_lightning: torch cannot read"
-        ):
+        with pytest.raises(ValueError, match=r"other.ckpt is not a checkpoint of ssl_lightning: torch cannot read"):
             load_backbone(path)
     for value in ({"state_dict": {}}, torch.rand(2)):
         torch.save(value, path)
@@ -211,9 +209,7 @@ def test_another_file_is_not_taken_for_a_checkpoint(tmp_path):
             load_backbone(path)
     ours = {"class_path": "ssl_lightning.methods.masked.bert.BERT", "init_args": {}, "version": "0.1.0"}
     torch.save({"state_dict": {}, "ssl_lightning": ours}, path)
-    with pytest.raises(
-        ValueError, match=r"holds no image backbone: it is of ssl_lightning.methods.masked.bert.BERT"
-    ):
+    with pytest.raises(ValueError, match=r"holds no image backbone: it is of ssl_lightning.methods.masked.bert.BERT"):
         load_backbone(path)
 
 

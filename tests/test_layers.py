@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(p.relative_to(ROOT) for top in ("datamodules", "callbacks", "ssl_lightning") for p in (ROOT / top).rglob("*.py"))
+FILES = sorted(
+    p.relative_to(ROOT) for top in ("datamodules", "callbacks", "ssl_lightning") for p in (ROOT / top).rglob("*.py")
+)
 
 
 def layer(name: str) -> int:

@@ -96,9 +96,7 @@ class Backbone(nn.Module):
         return out.shape[1]
 
 
-def _per_channel(
-    name: str, value: float | list[float] | None, default: float | tuple[float, ...], n: int
-) -> Tensor:
+def _per_channel(name: str, value: float | list[float] | None, default: float | tuple[float, ...], n: int) -> Tensor:
     tensor = torch.tensor(default if value is None else value, dtype=torch.get_default_dtype())
     if tensor.ndim > 1 or tensor.numel() not in (1, n):
         raise ValueError(f"{name} must be one number or one for each of the {n} channels, got {value}")

@@ -126,9 +126,7 @@ def _from_torchvision(
     return net
 
 
-def _from_timm(
-    name: str, architecture: str, in_channels: int, image_size: int, kwargs: dict[str, Any]
-) -> nn.Module:
+def _from_timm(name: str, architecture: str, in_channels: int, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
     ours: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
     config = timm.get_pretrained_cfg(architecture)
     if config is not None and config.fixed_input_size:  # timm's own sign that the model takes img_size
@@ -141,15 +139,11 @@ def _construct(
 ) -> nn.Module:
     """Call the library's constructor; say in the backbone's words what it refuses."""
     if clash := sorted(ours.keys() & kwargs.keys()):
-        raise ValueError(
-            f"{', '.join(clash)} of {name} cannot be given: build sets it from its own arguments"
-        )
+        raise ValueError(f"{', '.join(clash)} of {name} cannot be given: build sets it from its own arguments")
     try:
         return constructor(**ours, **kwargs)
     except TypeError as error:
-        refused = re.search(
-            r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'", str(error)
-        )
+        refused = re.search(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'", str(error))
         if refused is None:
             raise
         raise ValueError(

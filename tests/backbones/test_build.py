@@ -91,9 +91,7 @@ def test_a_tag_of_timm_is_part_of_its_name():
         build("resnet18.a1")
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet_18", "torchvision/resnet_18", "foo/resnet18", "torchvision/resnet10t"]
-)
+@pytest.mark.parametrize("name", ["resnet_18", "torchvision/resnet_18", "foo/resnet18", "torchvision/resnet10t"])
 def test_an_unknown_name_lists_the_nearest(name):
     with pytest.raises(
         ValueError, match=rf"unknown backbone '{name}'. Did you mean .*resnet1.*`ssl-lightning backbones`"
@@ -200,9 +198,7 @@ def test_without_three_channels_the_input_lies_between_minus_one_and_one():
 
 
 def test_a_normalisation_that_does_not_fit_is_refused():
-    with pytest.raises(
-        ValueError, match=r"mean must be one number .* each of the 3 channels, got \[0.5, 0.5\]"
-    ):
+    with pytest.raises(ValueError, match=r"mean must be one number .* each of the 3 channels, got \[0.5, 0.5\]"):
         build("convnet", mean=[0.5, 0.5])
     with pytest.raises(ValueError, match="std must be above 0 in every channel, got 0"):
         build("convnet", std=0)

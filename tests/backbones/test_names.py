@@ -15,9 +15,7 @@ def test_the_static_names_exist_in_the_libraries():
 
 def test_a_static_name_alone_means_the_library_it_is_listed_under():
     assert set(names.OWN + names.TORCHVISION + names.TIMM) <= set(list_backbones())
-    assert len(set(names.OWN + names.TORCHVISION + names.TIMM)) == len(
-        names.OWN + names.TORCHVISION + names.TIMM
-    )
+    assert len(set(names.OWN + names.TORCHVISION + names.TIMM)) == len(names.OWN + names.TORCHVISION + names.TIMM)
 
 
 def test_the_table_imports_nothing():

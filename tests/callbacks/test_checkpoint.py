@@ -35,9 +35,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(run, "save_checkpoint", full)
-    with pytest.raises(
-        OSError, match=r"cannot write .*No space left.*MiB free.*last good checkpoint is .*last.ckpt"
-    ):
+    with pytest.raises(OSError, match=r"cannot write .*No space left.*MiB free.*last good checkpoint is .*last.ckpt"):
         run.fit(Breaks(at=99), DataLoader(torch.ones(20, 2)))
     assert torch.load(last, weights_only=True)["global_step"] == 8
     assert os.listdir(last.parent) == ["last.ckpt"]

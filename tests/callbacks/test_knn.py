@@ -14,9 +14,7 @@ def rows(n, dim, classes, seed, spread=1.0):
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
     label = torch.randint(classes, (n,), generator=generator)
-    return Features(
-        centres[label] + spread * torch.randn(n, dim, generator=generator), label, torch.arange(n)
-    )
+    return Features(centres[label] + spread * torch.randn(n, dim, generator=generator), label, torch.arange(n))
 
 
 def loop(bank, query, k, temperature):
@@ -37,9 +35,7 @@ def test_accuracy_is_that_of_a_loop_from_the_definition(k, temperature):
     scores = KNNMonitor(k, temperature).score(bank, query)
     assert 0.2 < scores["top1"] < 0.95
     assert scores["top1"] == (best[:, 0] == query.label).float().mean()
-    voted = (
-        votes.gather(1, best) > 0
-    )  # a class without votes is no guess, although it may be among the first five
+    voted = votes.gather(1, best) > 0  # a class without votes is no guess, although it may be among the first five
     assert scores["top5"] == ((best == query.label[:, None]) & voted)[:, :5].any(1).float().mean()
 
 

@@ -81,9 +81,7 @@ def test_one_image_a_class_is_an_error():
         LinearEvaluation().score(bank, bank)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"rates": ()}, {"rates": (0.0,)}, {"epochs": 0}, {"labels_per_class": 1}]
-)
+@pytest.mark.parametrize("arguments", [{"rates": ()}, {"rates": (0.0,)}, {"epochs": 0}, {"labels_per_class": 1}])
 def test_arguments_out_of_range_are_errors(arguments):
     with pytest.raises(ValueError, match=r"must be|at least 2"):
         LinearEvaluation(**arguments)
@@ -91,6 +89,5 @@ def test_arguments_out_of_range_are_errors(arguments):
 
 def test_the_protocol_says_what_was_measured():
     assert LinearEvaluation(rates=(0.01, 0.1)).protocol == (
-        "linear-v1: standardised,SGD,30 epochs,B=256,2 rates 0.01-0.1 chosen on 20 % of the bank,"
-        "full bank,eval mode"
+        "linear-v1: standardised,SGD,30 epochs,B=256,2 rates 0.01-0.1 chosen on 20 % of the bank,full bank,eval mode"
     )

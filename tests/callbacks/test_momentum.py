@@ -49,9 +49,7 @@ def test_the_teacher_follows_its_equation(tmp_path):
     for t in range(7):
         expected = 0.9 * model.teachers[t] + 0.1 * model.students[t + 1]
         torch.testing.assert_close(model.teachers[t + 1], expected)
-    torch.testing.assert_close(
-        model.teacher.weight, 0.9 * model.teachers[7] + 0.1 * model.student.weight.detach()
-    )
+    torch.testing.assert_close(model.teacher.weight, 0.9 * model.teachers[7] + 0.1 * model.student.weight.detach())
 
 
 def test_one_update_for_an_optimizer_step_of_several_batches(tmp_path):

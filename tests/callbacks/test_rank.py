@@ -16,9 +16,7 @@ def test_effective_rank_is_one_for_a_line_and_the_dimension_for_a_ball():
     x = torch.randn(5000, 1) @ torch.randn(1, 16)
     assert effective_rank(x) == pytest.approx(1, abs=0.01)
     assert effective_rank(torch.randn(5000, 16)) == pytest.approx(16, abs=0.05)
-    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(
-        4 / 3**0.75, rel=1e-4
-    )  # by hand
+    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(4 / 3**0.75, rel=1e-4)  # by hand
 
 
 def test_spread_is_one_for_a_ball_and_zero_for_a_point():
@@ -33,9 +31,7 @@ def test_collapse_is_warned_of_by_name_and_once(tmp_path):
         model.net.weight.mul_(1e-4)
     monitor = RankMonitor()
     run = trainer(tmp_path, monitor)
-    with pytest.warns(
-        UserWarning, match=r"features have collapsed: effective rank 1\.\d\d of 8 .* std 0\.00"
-    ):
+    with pytest.warns(UserWarning, match=r"features have collapsed: effective rank 1\.\d\d of 8 .* std 0\.00"):
         run.validate(model, TinyData(), verbose=False)
     assert run.callback_metrics["val/feature_rank"] < 1.5
     with warnings.catch_warnings():

@@ -19,10 +19,7 @@ def test_results_hold_numbers_protocols_and_where_they_come_from(tmp_path, capsy
     assert results["metrics"]["test/knn_top1"] == pytest.approx(float(run.callback_metrics["test/knn_top1"]))
     assert results["metrics"].keys() == results["protocols"].keys() == set(run.callback_metrics)
     assert results["protocols"]["test/knn_top1"] == "knn-v1: k=3,T=0.07,full bank,eval mode"
-    assert (
-        results["protocols"]["test/knn_5_labels_top1"]
-        == "knn-v1: k=3,T=0.07,5 labels a class,mean of 1,eval mode"
-    )
+    assert results["protocols"]["test/knn_5_labels_top1"] == "knn-v1: k=3,T=0.07,5 labels a class,mean of 1,eval mode"
     assert results["model"] == {"class_path": "tests.callbacks.tiny.TinyModel", "init_args": {"dim": 6}}
     assert results["data"]["init_args"] == {"labelled": True, "batch_size": 8}
     assert results["seed"] == 7

@@ -80,9 +80,7 @@ class TinyData(LightningDataModule):
     def predict_dataloader(self) -> Loader:
         return self._loader(1)
 
-    def transfer_batch_to_device(
-        self, batch: ImageBatch, device: torch.device, dataloader_idx: int
-    ) -> ImageBatch:
+    def transfer_batch_to_device(self, batch: ImageBatch, device: torch.device, dataloader_idx: int) -> ImageBatch:
         return batch._replace(image=batch.image.to(device), label=batch.label.to(device))
 
 

@@ -48,9 +48,7 @@ def test_without_network_the_error_names_the_folder_and_the_file(tmp_path, monke
         raise URLError("no network")
 
     monkeypatch.setattr(datasets.CIFAR10, "download", unreachable)
-    with pytest.raises(
-        FileNotFoundError, match=rf"{tmp_path}/x and .*no network.* cifar-10-python\.tar\.gz from http"
-    ):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/x and .*no network.* cifar-10-python\.tar\.gz from http"):
         CIFAR10(root=str(tmp_path / "x")).prepare_data()
     with pytest.raises(FileNotFoundError, match=rf"CIFAR10 is not in {tmp_path}/x: call prepare_data"):
         CIFAR10(root=str(tmp_path / "x")).setup("fit")

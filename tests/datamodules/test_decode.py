@@ -50,9 +50,7 @@ def test_the_cameras_orientation_is_applied(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_kind_of_pixel_becomes_grey_or_colour(tmp_path, mode, channels):
-    image = (
-        Image.new("I;16", (8, 8), 200 * 257) if mode == "I;16" else Image.new("L", (8, 8), 255).convert(mode)
-    )
+    image = Image.new("I;16", (8, 8), 200 * 257) if mode == "I;16" else Image.new("L", (8, 8), 255).convert(mode)
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image.save(path)
     pixels = read_image(path, 8, channels)

@@ -108,9 +108,7 @@ def test_wrong_folders_are_errors_that_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"/b/train has folders of classes, but .*/b/val does not"):
         folder(tmp_path / "b")
     draw(tmp_path / "b" / "train" / "loose.png")
-    with pytest.raises(
-        ValueError, match=r"both folders of classes and loose images, such as train/loose\.png"
-    ):
+    with pytest.raises(ValueError, match=r"both folders of classes and loose images, such as train/loose\.png"):
         folder(tmp_path / "b")
 
 
@@ -166,9 +164,7 @@ def test_unreadable_images_are_counted_once_with_a_warning(tmp_path, cache, work
         quiet_trainer(max_epochs=2).fit(Recorder(), datamodule=data)
     assert sum("could not be read" in str(warning.message) for warning in caught) == 1
     with pytest.raises(ValueError, match=r"cannot read .*3\.png.*--data\.skip_unreadable true"):
-        quiet_trainer(max_epochs=1).fit(
-            Recorder(), datamodule=folder(tmp_path, cache=cache, num_workers=workers)
-        )
+        quiet_trainer(max_epochs=1).fit(Recorder(), datamodule=folder(tmp_path, cache=cache, num_workers=workers))
 
 
 def fit(root):

@@ -61,17 +61,13 @@ def test_views_default_to_what_the_method_proposes():
 
 def test_a_wrong_number_of_views_is_an_error_that_names_both():
     data = Numbers(batch_size=8, views=CropFlipViews(3))
-    with pytest.raises(
-        ValueError, match=r"CropFlipViews makes 3 .* Recorder learns from 2, .* of SimCLRViews"
-    ):
+    with pytest.raises(ValueError, match=r"CropFlipViews makes 3 .* Recorder learns from 2, .* of SimCLRViews"):
         quiet_trainer(max_steps=1).fit(Recorder(SimCLRViews()), datamodule=data)
 
 
 def test_views_have_the_precision_of_the_trainer():
     model = Recorder()
-    quiet_trainer(max_steps=1, precision="64-true", limit_val_batches=0).fit(
-        model, datamodule=Numbers(batch_size=8)
-    )
+    quiet_trainer(max_steps=1, precision="64-true", limit_val_batches=0).fit(model, datamodule=Numbers(batch_size=8))
     assert {view.dtype for view in model.batch.views} == {torch.float64}
 
 
@@ -112,9 +108,7 @@ def test_unlabelled_images_train_without_evaluation():
 def test_test_asks_the_bank_and_the_test_images():
     model = Recorder()
     quiet_trainer().test(model, datamodule=Numbers(batch_size=8))
-    assert [
-        sorted(i for of, batch in model.evaluated if of == loader for i in batch) for loader in (0, 1)
-    ] == [
+    assert [sorted(i for of, batch in model.evaluated if of == loader for i in batch) for loader in (0, 1)] == [
         list(range(32)),
         list(range(7)),
     ]
@@ -168,9 +162,7 @@ def test_val_size_needs_enough_labels():
         set_up(Numbers(val_size=40))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("batch_size", 0), ("num_workers", -1), ("val_size", -1), ("seed", -1)]
-)
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("num_workers", -1), ("val_size", -1), ("seed", -1)])
 def test_sizes_out_of_range_are_errors(name, value):
     with pytest.raises(ValueError, match=f"{name} must be at least [01], got {value}"):
         Numbers(**{name: value})

@@ -28,9 +28,7 @@ def test_an_epoch_repeats_no_image_and_epochs_and_seeds_differ():
 
 
 def test_too_few_images_for_a_batch_is_an_error_with_a_way_out():
-    with pytest.raises(
-        ValueError, match=r"31 training images .* 16 on each of 2 .* batch_size to at most 15"
-    ):
+    with pytest.raises(ValueError, match=r"31 training images .* 16 on each of 2 .* batch_size to at most 15"):
         EpochBatches(31, 16, seed=0, rank=0, world=2)
 
 
@@ -134,9 +132,7 @@ def test_a_checkpoint_of_the_end_of_an_epoch_resumes_at_the_next(tmp_path):
     whole, after = Recorder(), Recorder()
     path = tmp_path / "epoch.ckpt"
     quiet_trainer(max_epochs=4, callbacks=[SaveEpoch(1, path)]).fit(whole, datamodule=Numbers(batch_size=8))
-    quiet_trainer(max_epochs=4).fit(
-        after, datamodule=Numbers(batch_size=8), ckpt_path=path, weights_only=True
-    )
+    quiet_trainer(max_epochs=4).fit(after, datamodule=Numbers(batch_size=8), ckpt_path=path, weights_only=True)
     assert after.trained == whole.trained[8:]
 
 

@@ -83,8 +83,4 @@ def test_balanced_rows_take_as_equal_numbers_as_there_are():
     rows = balanced_rows(labels, 23, seed=0)
     assert np.bincount(labels[rows]).tolist() == [10, 10, 3]
     assert rows.tolist() == sorted(set(rows.tolist()))
-    assert (
-        rows.tolist()
-        == balanced_rows(labels, 23, seed=0).tolist()
-        != balanced_rows(labels, 23, seed=1).tolist()
-    )
+    assert rows.tolist() == balanced_rows(labels, 23, seed=0).tolist() != balanced_rows(labels, 23, seed=1).tolist()

@@ -125,9 +125,7 @@ def test_each_image_has_its_own_box_and_flip(x):
 def test_boxes_are_distributed_as_torchvisions(height, width, scale, ratio):
     ours = random_boxes(uniform(torch.arange(2000), 22, 1), height, width, scale, ratio)
     blank = torch.zeros(1, height, width)
-    theirs = torch.tensor(
-        [RandomResizedCrop.get_params(blank, list(scale), list(ratio)) for _ in range(2000)]
-    )
+    theirs = torch.tensor([RandomResizedCrop.get_params(blank, list(scale), list(ratio)) for _ in range(2000)])
     measures = {
         "area": lambda b: b[:, 2] * b[:, 3],
         "ratio": lambda b: b[:, 3] / b[:, 2],
@@ -197,9 +195,7 @@ def test_shifts_of_the_padded_crop_are_uniform():
     ],
 )
 def test_colour_operation_equals_torchvision(x, ours, theirs, low, high):
-    x = torch.cat(
-        [x, torch.eye(3)[:, :, None, None].expand(3, 3, 32, 32), x.mean(1, keepdim=True).expand_as(x)]
-    )
+    x = torch.cat([x, torch.eye(3)[:, :, None, None].expand(3, 3, 32, 32), x.mean(1, keepdim=True).expand_as(x)])
     amount = torch.linspace(low, high, len(x))
     torch.testing.assert_close(ours(x, amount), one_by_one(theirs, x, amount), atol=5e-6, rtol=0)
 
@@ -256,9 +252,7 @@ def test_greyscale_equals_torchvision(x):
 def test_blur_equals_torchvision(x, side, kernel):
     x = x[..., :side]  # not always square
     sigma = torch.linspace(0.1, 2.0, len(x))
-    theirs = one_by_one(
-        lambda image, s: tv.gaussian_blur(image, [min(kernel, 2 * side - 1), kernel], s), x, sigma
-    )
+    theirs = one_by_one(lambda image, s: tv.gaussian_blur(image, [min(kernel, 2 * side - 1), kernel], s), x, sigma)
     torch.testing.assert_close(gaussian_blur(x, sigma, kernel), theirs, atol=1e-5, rtol=0)
 
 

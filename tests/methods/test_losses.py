@@ -33,9 +33,7 @@ def test_nt_xent_is_equation_1_of_simclr(b, temperature):
     total = 0.0
     for i in range(2 * b):
         others = [k for k in range(2 * b) if k != i]
-        total += cross_entropy(
-            [dot(z[i], z[k]) / temperature for k in others], others.index((i + b) % (2 * b))
-        )
+        total += cross_entropy([dot(z[i], z[k]) / temperature for k in others], others.index((i + b) % (2 * b)))
     assert nt_xent(z0, z1, temperature).item() == pytest.approx(total / (2 * b), rel=1e-5)
 
 

@@ -30,9 +30,7 @@ class Recorder(Callback):
         self.steps, self.without_gradient = {}, set()
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.without_gradient = {
-            n for n, p in pl_module.named_parameters() if p.requires_grad and p.grad is None
-        }
+        self.without_gradient = {n for n, p in pl_module.named_parameters() if p.requires_grad and p.grad is None}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.steps[trainer.current_epoch, batch_idx] = (

@@ -86,9 +86,7 @@ class MoCoV3(ImageModule):
         if temperature <= 0:
             raise ValueError(f"temperature must be greater than 0, got {temperature}")
         self.temperature, self.momentum = temperature, momentum
-        if freeze_patch_embed and isinstance(
-            patch_embed := getattr(self.backbone.net, "patch_embed", None), nn.Module
-        ):
+        if freeze_patch_embed and isinstance(patch_embed := getattr(self.backbone.net, "patch_embed", None), nn.Module):
             patch_embed.requires_grad_(False)
         hidden = [hidden_dim] * (projection_layers - 1)
         self.projector = mlp(self.backbone.dim, *hidden, projection_dim, norm=True, last_norm="plain")

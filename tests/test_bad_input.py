@@ -1,0 +1,178 @@
+"""Wrong commands and wrong data: a message that names the thing and the way out, exit status 2, nothing lost."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ssl_lightning.cli  # noqa: F401  now: Lightning logs to the stderr of its import
+from ssl_lightning.__main__ import main
+
+Snapshot = dict[Path, bytes]
+
+FIT = "fit --model SimCLR --data Digits --model.backbone convnet"
+FOLDER = (
+    "fit --model SimCLR --model.backbone convnet --data ImageFolder --data.image_size 8 --data.batch_size 2 --data.root"
+)
+
+
+def pictures(*folders: str) -> None:
+    """Two pictures in each folder."""
+    for folder in folders:
+        Path(folder).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((8, 8, 3), 100 * i, dtype=np.uint8)).save(f"{folder}/{i}.png")
+
+
+def labelled(root: str) -> None:
+    pictures(*(f"{root}/{split}/{cls}" for split in ("train", "val") for cls in "ab"))
+
+
+def unreadable() -> None:
+    labelled("broken")
+    Path("broken/train/b/1.png").write_bytes(b"no picture")
+
+
+def differing() -> None:
+    labelled("differ")
+    pictures("differ/val/c")
+
+
+def nothing() -> None:
+    Path("empty").mkdir()
+
+
+def other_method() -> None:
+    """A run of MoCo."""
+    words = "fit --model MoCo --model.queue_size 64 --data Digits --data.batch_size 64 --model.backbone convnet"
+    main([*words.split(), "--run", "moco", "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"])
+
+
+def strange_files() -> None:
+    torch.save({"state_dict": {}}, "foreign.ckpt")
+    torch.save({"where": Path("here")}, "unsafe.ckpt")
+    Path("text.ckpt").write_text("hello")
+    Path("typo.yaml").write_text("modle:\n  class_path: SimCLR\n")
+    Path("typo2.yaml").write_text("trainer:\n  max_epoch: 3\n")
+
+
+def user_code() -> None:
+    Path("strange.py").write_text("class NoMethod:\n    pass\n")
+
+
+CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
+    # verbs, classes, arguments
+    (None, "fti --model SimCLR", ["unknown verb 'fti'", "Did you mean fit?"]),
+    (None, "fit --model SimCRL --data Digits", ["unknown class 'SimCRL'", "Did you mean SimCLR?", "Known: ", "MoCo"]),
+    (None, "fit --model SimCLR --data CIFAR", ["unknown class 'CIFAR'", "Did you mean CIFAR10?", "Digits"]),
+    (None, f"{FIT} --data.views SimCLRView", ["unknown class 'SimCLRView'", "SimCLRViews"]),
+    (None, f"{FIT} --trainer.callbacks KNNMonitr", ["unknown class 'KNNMonitr'", "KNNMonitor"]),
+    (None, "fit --model nowhere.Mine --data Digits", ["cannot import nowhere.Mine", "No module named 'nowhere'"]),
+    (user_code, "fit --model strange.Mine --data Digits", ["cannot import strange.Mine", "Mine"]),
+    (user_code, "fit --model strange.NoMethod --data Digits", ["strange.NoMethod does not extend SSLModule"]),
+    (None, f"{FIT} --model.temprature 3", ["SimCLR has no argument 'temprature'", "Did you mean temperature?"]),
+    (None, f"{FIT} --data.batchsize 3", ["Digits has no argument 'batchsize'", "Did you mean batch_size?"]),
+    (None, f"{FIT} --model.qwerty 3", ["SimCLR has no argument 'qwerty'", "fit --model.help SimCLR"]),
+    (None, f"{FIT} --model.temperature warm", ["--model.temperature takes float, got 'warm'"]),
+    (None, f"{FIT} --model.schedule cosin", ["--model.schedule"]),
+    (None, f"{FIT} --model.temperature -1", ["temperature must be greater than 0", "-1"]),
+    (None, f"{FIT} --model.optimizer Adma", ["unknown optimizer 'Adma'", "Adam"]),
+    (None, f"{FIT} --model.backbone resnet19", ["unknown backbone 'resnet19'", "resnet18", "ssl-lightning backbones"]),
+    (None, f"{FIT} --modle SimCLR", ["no option --modle", "Did you mean --model?"]),
+    (None, f"{FIT} --trainer.max_epoch 3", ["no option --trainer.max_epoch", "Did you mean --trainer.max_epochs?"]),
+    (None, f"{FIT} --ckpt last", ["no option --ckpt.", "Did you mean --ckpt_path?"]),
+    (None, f"{FIT} --knn.neighbours 3", ["no option --knn.neighbours"]),
+    (None, "fit --data Digits", ["fit needs --model", "Known: ", "MoCoV3, SimCLR"]),
+    (None, "fit --model SimCLR", ["fit needs --data", "Known: ", "CIFAR10"]),
+    (None, "fit -c nothere.yaml", ["nothere.yaml", "not exist"]),
+    (strange_files, "fit -c typo.yaml", ["'modle", "Did you mean model?"]),
+    (strange_files, f"{FIT} -c typo2.yaml", ["max_epoch'", "Did you mean trainer.max_epochs?"]),
+    (None, f"{FIT} --trainer.accelerator gpux", ["gpux"]),
+    (None, "export --ckpt_path x.ckpt", ["--output"]),
+    # data
+    (None, "fit --model SimCLR --data ImageFolder", ["ImageFolder needs root", "--data.root"]),
+    (None, f"{FOLDER} nothere", ["there is no folder", "nothere", "--data.root"]),
+    (nothing, f"{FOLDER} empty", ["there is no image in", "empty"]),
+    (differing, f"{FOLDER} differ", ["same classes", "differ/val", "c"]),
+    (unreadable, f"{FOLDER} broken --data.num_workers 0", ["broken/train/b/1.png", "--data.skip_unreadable true"]),
+    (unreadable, f"{FOLDER} broken --data.num_workers 1", ["broken/train/b/1.png", "--data.skip_unreadable true"]),
+    (unreadable, f"{FOLDER} broken --data.cache true", ["broken/train/b/1.png", "--data.skip_unreadable true"]),
+    (None, f"{FIT} --data.batch_size 2000", ["1437", "2000", "set batch_size to at most 1437"]),
+    (None, f"{FIT} --data.views CropFlipViews", ["CropFlipViews makes 1 view", "SimCLR learns from 2"]),
+    # sizes
+    (
+        lambda: pictures("flat"),
+        "fit --model Classifier --model.backbone convnet --data ImageFolder --data.root flat",
+        ["Classifier needs num_classes", "ImageFolder", "no labels"],
+    ),
+    (None, "fit --model Classifier --data Digits --model.num_classes 7", ["num_classes is 7", "Digits has 10"]),
+    (None, f"{FIT} --model.image_size 64", ["image_size is 64", "Digits has 32"]),
+    (
+        None,
+        "fit --model MoCo --data Digits --data.batch_size 64 --model.backbone convnet --model.queue_size 1000",
+        ["queue_size 1000", "64", "set queue_size to 1024"],
+    ),
+    # runs and checkpoints
+    (other_method, f"{FIT} --run moco", ["moco holds a run", "--ckpt_path last", "another --run"]),
+    (other_method, f"{FIT} --run moco --ckpt_path last", ["is of MoCo", "--model is SimCLR"]),
+    (other_method, "test --run moco --ckpt_path last --model SimCLR", ["is of MoCo", "--model is SimCLR"]),
+    (
+        other_method,
+        "fit --run moco --ckpt_path last --model.lr 3",
+        ["3.0 for model.lr would be ignored", "optimizer", "0.03"],
+    ),
+    (other_method, "test --run moco --ckpt_path last --model.temperature 3", ["would be ignored", "checkpoint"]),
+    (
+        other_method,
+        "fit --run moco --ckpt_path last --model.projection_dim 16",
+        ["do not fit", "projection_dim 128 -> 16"],
+    ),
+    (other_method, "test --run moco --ckpt_path last --data.image_size 16", ["image_size 32", "--data.image_size 32"]),
+    (other_method, f"{FIT} --run other --ckpt_path moco/checkpoints/last.ckpt", ["is of MoCo", "SimCLR"]),
+    (None, f"{FIT} --run nothere --ckpt_path last", ["there is no nothere/checkpoints/last.ckpt", "--run"]),
+    (None, f"{FIT} --ckpt_path last", ["--ckpt_path last needs --run"]),
+    (None, f"{FIT} --ckpt_path best", ["best", "last"]),
+    (None, f"{FIT} --ckpt_path nothere.ckpt", ["there is no checkpoint nothere.ckpt"]),
+    (strange_files, "test --data Digits --ckpt_path foreign.ckpt", ["foreign.ckpt was not written by ssl-lightning"]),
+    (strange_files, "test --data Digits --ckpt_path unsafe.ckpt", ["unsafe.ckpt does not load safely"]),
+    (strange_files, "test --data Digits --ckpt_path text.ckpt", ["text.ckpt is not a whole checkpoint"]),
+]
+
+
+def snapshot() -> Snapshot:
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("before", "command", "words"), CASES, ids=[case[1] for case in CASES])
+def test_message_names_the_thing_and_the_way_out(before, command, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if before:
+        before()
+    files = snapshot()
+    capsys.readouterr()
+
+    with pytest.raises(SystemExit) as end:
+        main(command.split())
+
+    message = capsys.readouterr().err
+    assert end.value.code == 2
+    for word in words:
+        assert word in message
+    assert "Traceback" not in message
+    assert message[message.index("error: ") :].count("\n") <= 2  # lines
+    assert {path: data for path, data in snapshot().items() if path in files} == files  # nothing is lost
+
+
+def test_a_failed_start_does_not_block_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    unreadable()
+    words = [*f"{FOLDER} broken --data.num_workers 0 --run a --trainer.max_epochs 1".split(), "--knn.k", "1"]
+    with pytest.raises(SystemExit):
+        main(words)
+    pictures_again = Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8))
+    pictures_again.save("broken/train/b/1.png")
+    main([*words, "--trainer.limit_val_batches", "0"])
+    assert Path("a/checkpoints/last.ckpt").is_file()

@@ -1,0 +1,243 @@
+"""What the commands do; wrong ones stand in test_bad_input.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import LearningRateMonitor
+from PIL import Image
+
+import datamodules
+from callbacks.checkpoint import ExactResume, RunCheckpoint
+from callbacks.finite import FiniteLoss
+from callbacks.knn import KNNMonitor
+from callbacks.preemption import Preemption
+from datamodules.images import ImageData
+from ssl_lightning import __version__, errors, help, methods
+from ssl_lightning.__main__ import main
+from ssl_lightning.base import SSLModule
+from ssl_lightning.cli import SSLCLI, quiet
+from ssl_lightning.run import MetricsFile
+
+# small, and without scores where these are not the point
+TINY = ["--model.backbone", "convnet", "--data.batch_size", "64", "--trainer.limit_train_batches", "2"]
+BLIND = ["--trainer.limit_val_batches", "0"]
+FIT = ["fit", "--model", "SimCLR", "--data", "Digits", *TINY, *BLIND]
+
+MINE = """
+from ssl_lightning.base import ImageModule
+
+class Mine(ImageModule):
+    def __init__(self, num_classes: int, sharpness: float = 1.0, fail: str = "", **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_classes, self.fail = num_classes, fail
+        self.save_hyperparameters()
+
+    def training_step(self, batch, batch_idx):
+        if self.fail:
+            raise ValueError(self.fail)
+        return self(batch.views[0]).pow(2).mean()
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    quiet()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def rows(path: str) -> list[dict]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def load(path: str) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+# ---- without torch
+
+
+def test_help_version_and_backbones_import_no_torch():
+    words = [["--help"], ["--version"], ["backbones"], ["backbones", "resnet*"]]
+    run = f"from ssl_lightning.__main__ import main\nfor words in {words}: main(words)"
+    code = f"{run}\nimport sys\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert __version__ in done.stdout
+    assert "SimCLR" in done.stdout
+
+
+def test_help_names_every_method_data_set_and_no_other():
+    assert sorted(help.METHODS) == sorted(methods.__all__)
+    assert sorted(help.METHODS) == [n for n in errors.subclasses(SSLModule) if hasattr(methods, n)]
+    assert sorted(help.DATA) == [n for n in errors.subclasses(ImageData) if hasattr(datamodules, n)]
+
+
+def test_help_names_every_verb():
+    assert set(help.VERBS) == {*SSLCLI.subcommands(), "export", "backbones"}
+
+
+def test_backbones_are_found_by_pattern(capsys):
+    main(["backbones", "vit_b_1?"])
+    assert capsys.readouterr().out.split() == ["vit_b_16", "torchvision"]
+
+
+# ---- a run
+
+
+def test_run_is_one_folder_that_goes_on_and_is_tested(capsys):
+    main([*FIT, "--trainer.max_epochs", "1", "--run", "a", "--trainer.log_every_n_steps", "1"])
+    out = capsys.readouterr().out
+    assert "SimCLR: convnet" in out
+    assert "Digits: 1,437 images of 3 x 32 x 32" in out
+    assert "Epoch 1/1  step 2  loss" in out
+    assert "ssl-lightning test --run a --ckpt_path last" in out
+    first = load("a/checkpoints/last.ckpt")
+    config = yaml.safe_load(Path("a/config.yaml").read_text())
+    for sizes in (config["model"]["init_args"], first["ssl_lightning"]["init_args"], first["hyper_parameters"]):
+        assert (sizes["image_size"], sizes["in_channels"]) == (32, 3)
+        assert "num_classes" not in sizes
+    assert not {"run", "ckpt_path"} & set(config)
+    assert [(r["step"], r["epoch"]) for r in rows("a/metrics.jsonl") if "train/loss" in r] == [(0, 0), (1, 0)]
+
+    # the same command goes on, and so does one that leaves all to the run
+    main([*FIT, "--trainer.max_epochs", "2", "--run", "a", "--trainer.log_every_n_steps", "1", "--ckpt_path", "last"])
+    assert load("a/checkpoints/last.ckpt")["global_step"] == 4
+    main(["fit", "--run", "a", "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+    assert load("a/checkpoints/last.ckpt")["global_step"] == 6
+    main(["fit", "--run", "a", "--ckpt_path", "last"])  # as last started: nothing is left to do
+    assert load("a/checkpoints/last.ckpt")["global_step"] == 6
+    assert [r["step"] for r in rows("a/metrics.jsonl") if "train/loss" in r] == [0, 1, 2, 3, 4, 5]
+    assert Path("a/config.yaml").read_text().endswith(yaml.safe_dump(config, sort_keys=False))
+    assert Path("a/config_resume_2.yaml").is_file()
+
+    # method and data come from the run
+    main(["test", "--run", "a", "--ckpt_path", "last", "--linear.epochs", "1", "--map.points", "20"])
+    results = json.loads(Path("a/results.json").read_text())
+    assert results["model"]["class_path"].endswith("SimCLR")
+    assert "test/knn_top1" in results["metrics"]
+    assert "test/knn_top1" in capsys.readouterr().out
+    main(["predict", "--ckpt_path", "a/checkpoints/last.ckpt"])
+    assert len(np.load("a/features.npz")["features"]) == 360
+    main(["export", "--run", "a", "--ckpt_path", "last", "--output", "a.safetensors"])
+    assert Path("a.safetensors").is_file()
+
+
+def test_what_the_user_says_wins_over_the_checkpoint_when_a_fit_goes_on():
+    main([*FIT, "--trainer.max_epochs", "1", "--run", "a", "--model.projection_dim", "16"])
+    main(["fit", "--run", "a", "--ckpt_path", "last", "--trainer.max_epochs", "2", "--model.temperature", "0.7"])
+    saved = load("a/checkpoints/last.ckpt")["ssl_lightning"]["init_args"]
+    assert saved["temperature"] == 0.7
+    assert saved["projection_dim"] == 16
+
+
+def test_saved_configuration_starts_the_same_run_anew():
+    main([*FIT, "--trainer.max_epochs", "1", "--run", "a", "--trainer.log_every_n_steps", "1"])
+    main(["fit", "-c", "a/config.yaml", "--run", "b"])
+    assert rows("a/metrics.jsonl") == rows("b/metrics.jsonl")
+
+
+def test_run_folder_is_named_by_method_data_and_time():
+    main([*FIT, "--trainer.max_epochs", "1"])
+    (run,) = Path("runs").iterdir()
+    assert run.name.startswith("simclr-digits-2")
+
+
+def test_other_data_for_the_test_do_not_inherit_settings():
+    main([*FIT, "--trainer.max_epochs", "1", "--run", "a", "--data.seed", "7"])
+    cli = SSLCLI(["test", "--run", "a", "--ckpt_path", "last", "--data", "Photos"])
+    assert type(cli.datamodule).__name__ == "Photos"
+    assert cli.datamodule.seed == 0
+    cli = SSLCLI(["test", "--run", "a", "--ckpt_path", "last", "--data.batch_size", "10"])
+    assert (cli.datamodule.seed, cli.datamodule.batch_size) == (7, 10)
+
+
+def test_fast_dev_run_leaves_nothing():
+    main([*FIT, "--trainer.fast_dev_run", "true"])
+    assert list(Path.cwd().iterdir()) == []
+
+
+# ---- classes
+
+
+def test_users_class_is_found_by_its_path_from_the_working_folder():
+    Path("mine_alone.py").write_text(MINE)
+    words = ["fit", "--model", "mine_alone.Mine", "--data", "Digits", *TINY, *BLIND, "--trainer.max_epochs", "1"]
+    main([*words, "--run", "a", "--data.views", "CropFlipViews"])
+    saved = load("a/checkpoints/last.ckpt")["ssl_lightning"]
+    assert saved["class_path"] == "mine_alone.Mine"
+    assert saved["init_args"]["num_classes"] == 10  # required by the class, and known to the data
+
+
+def test_error_of_a_program_keeps_its_traceback(monkeypatch):
+    Path("mine_failing.py").write_text(MINE)
+    words = ["fit", "--model", "mine_failing.Mine", "--data", "Digits", *TINY, *BLIND, "--run", "a"]
+    with pytest.raises(ValueError, match="a mistake"):
+        main([*words, "--model.fail", "a mistake"])
+    monkeypatch.setenv("JSONARGPARSE_DEBUG", "true")
+    with pytest.raises(ValueError, match="temperature must be greater than 0"):
+        main([*FIT, "--model.temperature", "-1"])
+
+
+def test_unlabelled_pictures_train_a_method_without_labels():
+    Path("pictures").mkdir()
+    for i in range(8):
+        Image.fromarray(np.full((16, 16, 3), 30 * i, dtype=np.uint8)).save(f"pictures/{i}.png")
+    data = ["--data", "ImageFolder", "--data.root", "pictures", "--data.image_size", "16", "--data.num_workers", "0"]
+    small = ["--data.batch_size", "4", "--model.backbone", "convnet", "--trainer.max_epochs", "1"]
+    main(["fit", "--model", "SimCLR", *data, *small, "--run", "a"])
+    assert load("a/checkpoints/last.ckpt")["global_step"] == 2
+
+
+# ---- the trainer
+
+
+def test_our_callbacks_are_always_there_and_the_users_are_added():
+    cli = SSLCLI([*FIT, "--trainer.callbacks+=LearningRateMonitor", "--knn.k", "3"])
+    kinds = [type(callback) for callback in cli.trainer.callbacks]
+    for kind in (LearningRateMonitor, RunCheckpoint, FiniteLoss, Preemption, ExactResume):
+        assert kinds.count(kind) == 1
+    assert next(c for c in cli.trainer.callbacks if isinstance(c, KNNMonitor)).k == 3
+
+
+def test_slurm_requeue_is_left_to_our_callback(monkeypatch):
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "17"}.items():
+        monkeypatch.setenv(name, value)
+    cli = SSLCLI(FIT)
+    assert cli.trainer._accelerator_connector.cluster_environment.auto_requeue is False
+    assert cli.folder == Path("runs/simclr-digits-job17")
+
+
+def test_users_logger_is_joined_by_the_metrics_file():
+    main([*FIT, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "csv", "--trainer.max_epochs", "1",
+          "--trainer.log_every_n_steps", "1", "--run", "a"])  # fmt: skip
+    assert Path("csv").is_dir()
+    assert rows("a/metrics.jsonl")
+
+
+def test_metrics_file_mends_a_half_line_and_keeps_to_json(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "epoch": 0}\n{"step": 2, "ep')
+    logger = MetricsFile(tmp_path)
+    logger.log_metrics({"train/loss": float("nan"), "epoch": 1.0}, step=3)
+    logger.log_metrics({"train/loss": 0.5}, step=4)
+    lines = path.read_text().splitlines()
+    assert [json.loads(line) for line in lines[2:]] == [
+        {"step": 3, "epoch": 1, "train/loss": None},
+        {"step": 4, "epoch": None, "train/loss": 0.5},
+    ]
+
+
+def test_processes_that_lightning_starts_share_the_folder(monkeypatch):
+    first = SSLCLI(FIT).folder
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("time.strftime", lambda *_: "later")
+    assert os.environ["SSL_LIGHTNING_RUN"] == str(first)
+    assert SSLCLI(FIT).folder == first

@@ -1,0 +1,77 @@
+"""Every YAML that is shipped parses, and builds its data and its method."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from ssl_lightning.cli import SSLCLI, quiet
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+METHODS = sorted((CONFIGS / "method").glob("*.yaml"))
+DATA = sorted((CONFIGS / "data").glob("*.yaml"))
+
+
+def build(*words: str) -> SSLCLI:
+    return SSLCLI(["fit", *words, "--run", "runs/none"])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty folder with one picture in it, where nothing may be downloaded."""
+    quiet()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "pictures" / "0.png")
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
+def test_method_file_composes_with_a_data_file(path):
+    cli = build("-c", str(path), "-c", str(CONFIGS / "data" / "digits.yaml"))
+    assert type(cli.model).__name__.lower() == path.stem.replace("_", "")
+    assert type(cli.datamodule).__name__ == "Digits"
+
+
+@pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
+def test_data_file_composes_with_a_method_file(path):
+    method = str(CONFIGS / "method" / "simclr.yaml")
+    cli = build("-c", method, "-c", str(path), "--model.backbone", "convnet")
+    assert type(cli.datamodule).__name__.lower() == path.stem.replace("_", "")
+    assert cli.model.hparams["image_size"] == cli.datamodule.image_size
+    assert cli.model.hparams["in_channels"] == cli.datamodule.in_channels
+
+
+def test_quickstart_builds():
+    cli = build("-c", str(CONFIGS / "quickstart.yaml"))
+    assert type(cli.model).__name__ == "MoCo"
+    assert cli.datamodule.views.flip == 0
+
+
+def test_there_is_a_file_for_every_method_and_data_set():
+    from ssl_lightning.help import DATA as DATA_NAMES  # noqa: PLC0415
+    from ssl_lightning.help import METHODS as METHOD_NAMES  # noqa: PLC0415
+
+    assert {p.stem.replace("_", "") for p in METHODS} == {name.lower() for name in METHOD_NAMES}
+    assert {p.stem.replace("_", "") for p in DATA} == {name.lower() for name in DATA_NAMES}
+
+
+@pytest.mark.parametrize("path", [*METHODS, *DATA], ids=lambda path: path.stem)
+def test_file_repeats_no_default(path):
+    """A file holds what differs from the defaults."""
+    given = yaml.safe_load(path.read_text())
+    (key,) = {"model", "data"} & set(given)
+    words = ["-c", str(path), *(["--data", "Digits"] if key == "model" else ["--model", "SimCLR"])]
+    bare = ["--model" if key == "model" else "--data", given[key]["class_path"]]
+    other = ["--data", "Digits"] if key == "model" else ["--model", "SimCLR"]
+    if key == "data" and "root" in given[key].get("init_args", {}) and path.stem == "image_folder":
+        bare += ["--data.root", "other"]
+        (Path("other")).mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save("other/0.png")
+    config, default = build(*words).config["fit"], build(*bare, *other).config["fit"]
+    for name, value in given[key].get("init_args", {}).items():
+        assert default[key].init_args[name] != value, f"{name} is {value} anyway"
+    for name, value in given.get("trainer", {}).items():
+        assert default.trainer[name] != value, f"trainer.{name} is {value} anyway"
+    assert config[key].class_path == default[key].class_path
