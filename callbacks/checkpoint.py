@@ -113,9 +113,7 @@ class ExactResume(Callback):
     def __init__(self) -> None:
         self.loaded: dict[str, Any] = {}
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         version, keys, *rest = np.random.get_state(legacy=True)
         mine = {
             "torch": torch.get_rng_state(),
@@ -133,9 +131,7 @@ class ExactResume(Callback):
         checkpoint["exact_resume"] = {"generators": ranks, "loader": place}
         complete_epoch(checkpoint["loops"]["fit_loop"])
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.loaded = checkpoint.get("exact_resume", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

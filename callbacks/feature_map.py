@@ -52,9 +52,7 @@ class FeatureMap(FeatureCallback):
         self.points = points
         self.rows_shown = rows
 
-    def on_features(
-        self, trainer: Trainer, pl_module: LightningModule, bank: Features, query: Features
-    ) -> None:
+    def on_features(self, trainer: Trainer, pl_module: LightningModule, bank: Features, query: Features) -> None:
         loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
         kept = self.first(trainer).rows
         shown = query.take(balanced(query.label, torch.ones_like, seed=0)[: self.rows_shown])
@@ -67,8 +65,7 @@ class FeatureMap(FeatureCallback):
         data = getattr(trainer, "datamodule", None)
         names = data.class_names if isinstance(data, NamesClasses) else []
         names = [
-            names[i] if i < len(names) else str(i)
-            for i in range(int(max(bank.label.max(), query.label.max())) + 1)
+            names[i] if i < len(names) else str(i) for i in range(int(max(bank.label.max(), query.label.max())) + 1)
         ]
         classes = query.label.unique()
         mapped = query.take(torch.isin(query.label, classes[:MAX_CLASSES]))
@@ -104,9 +101,7 @@ def images_of(pl_module: LightningModule, loader: Loader, rows: list[Features], 
     served = [i for batch in rows for i in batch.index.tolist()]
     position = dict(zip(served, chain.from_iterable(loader.sampler), strict=True))
     mine = [m for m, i in enumerate(index.tolist()) if i in position]
-    image = loader.dataset[
-        [position[int(index[m])] for m in mine] or [0]
-    ].image  # one at least, for its shape
+    image = loader.dataset[[position[int(index[m])] for m in mine] or [0]].image  # one at least, for its shape
     images = image.new_zeros(len(index), *image.shape[1:])
     images[mine] = image[: len(mine)]
     if pl_module.trainer.world_size > 1:  # zeros where a process had none
@@ -128,19 +123,13 @@ def draw_map(rows: Features, names: list[str], title: str) -> Any:
     colours = colormaps["tab10" if len(classes) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     for colour, c in zip(colours, classes, strict=False):
         of_class = (rows.label == c).cpu().numpy()
-        axes.scatter(
-            xy[of_class, 0], xy[of_class, 1], s=24, color=colour, alpha=0.8, linewidths=0, label=names[c]
-        )
-    axes.set(
-        title=f"t-SNE of the features of {title}", xticks=[], yticks=[], aspect="equal", adjustable="datalim"
-    )
+        axes.scatter(xy[of_class, 0], xy[of_class, 1], s=24, color=colour, alpha=0.8, linewidths=0, label=names[c])
+    axes.set(title=f"t-SNE of the features of {title}", xticks=[], yticks=[], aspect="equal", adjustable="datalim")
     figure.legend(loc="outside right upper", markerscale=1.5, frameon=False)
     return figure
 
 
-def draw_neighbours(
-    query: Tensor, query_label: Tensor, near: Tensor, near_label: Tensor, names: list[str]
-) -> Any:
+def draw_neighbours(query: Tensor, query_label: Tensor, near: Tensor, near_label: Tensor, names: list[str]) -> Any:
     """A figure with a row for each query (Q, C, H, W), followed by its k neighbours `near` (Q*k, C, H, W)."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 

@@ -67,9 +67,7 @@ def gather(pl_module: LightningModule, rows: list[Features]) -> Features:
     order = mine.index.argsort(stable=True)
     in_order = mine.index[order]
     repeated = torch.zeros_like(order, dtype=torch.bool)
-    repeated[1:] = (
-        in_order[1:] == in_order[:-1]
-    )  # by a sampler that pads, or for an image that cannot be read
+    repeated[1:] = in_order[1:] == in_order[:-1]  # by a sampler that pads, or for an image that cannot be read
     return mine.take(order[~repeated])
 
 
@@ -135,9 +133,7 @@ class FeatureCallback(Callback, ABC):
         self._said_off = False
 
     @abstractmethod
-    def on_features(
-        self, trainer: Trainer, pl_module: LightningModule, bank: Features, query: Features
-    ) -> None:
+    def on_features(self, trainer: Trainer, pl_module: LightningModule, bank: Features, query: Features) -> None:
         """Called on every process with the same features."""
 
     def first(self, trainer: Trainer) -> "FeatureCallback":
@@ -180,9 +176,7 @@ class FeatureCallback(Callback, ABC):
         if not self.is_due(trainer):
             return
         if loaders != 2:
-            return self._say_off(
-                f"it takes two evaluation loaders, the bank and the queries, and there are {loaders}"
-            )
+            return self._say_off(f"it takes two evaluation loaders, the bank and the queries, and there are {loaders}")
         keeper = self.first(trainer)
         if keeper._gathered is None:
             keeper._gathered = [gather(pl_module, keeper.rows.get(i, [])) for i in range(loaders)]
@@ -275,9 +269,7 @@ class FeatureScore(FeatureCallback):
     ) -> None:
         super().__init__(every_n_epochs)
         if labels_per_class is not None and labels_per_class < 1:
-            raise ValueError(
-                f"labels_per_class must be 1 or more, or None for the whole bank, got {labels_per_class}"
-            )
+            raise ValueError(f"labels_per_class must be 1 or more, or None for the whole bank, got {labels_per_class}")
         if draws < 1 or (draws > 1 and labels_per_class is None):
             raise ValueError(f"draws must be 1, or more together with labels_per_class, got {draws}")
         self.labels_per_class = labels_per_class
@@ -305,9 +297,7 @@ class FeatureScore(FeatureCallback):
         if [c.name for c in feature_scores(trainer)].count(self.name) > 1:
             raise ValueError(f"two scores are named {self.name!r}: give one of them another name=")
 
-    def on_features(
-        self, trainer: Trainer, pl_module: LightningModule, bank: Features, query: Features
-    ) -> None:
+    def on_features(self, trainer: Trainer, pl_module: LightningModule, bank: Features, query: Features) -> None:
         if self.labels_per_class is None:
             scores = self.score(bank, query)
         else:
@@ -324,9 +314,7 @@ class FeatureScore(FeatureCallback):
             )
 
     def _mean_over_draws(self, bank: Features, query: Features, labels: int) -> dict[str, Tensor | float]:
-        subsets = [
-            balanced(bank.label, lambda sizes: torch.full_like(sizes, labels), d) for d in range(self.draws)
-        ]
+        subsets = [balanced(bank.label, lambda sizes: torch.full_like(sizes, labels), d) for d in range(self.draws)]
         draws = [self.score(bank.take(rows), query) for rows in subsets]
         scores: dict[str, Tensor | float] = {}
         for key in draws[0]:

@@ -78,13 +78,9 @@ class KNNMonitor(FeatureScore):
 
     def score(self, bank: Features, query: Features) -> dict[str, Tensor | float]:
         if self.k > len(bank.label):
-            raise ValueError(
-                f"k={self.k} neighbours of a bank of {len(bank.label)} images: set k to at most that"
-            )
+            raise ValueError(f"k={self.k} neighbours of a bank of {len(bank.label)} images: set k to at most that")
         similarity, place = neighbours(bank.features, query.features, self.k)
-        weight = (similarity / self.temperature).softmax(
-            1
-        )  # the vote over its sum: exp alone overflows at a small T
+        weight = (similarity / self.temperature).softmax(1)  # the vote over its sum: exp alone overflows at a small T
         classes = int(max(bank.label.max(), query.label.max())) + 1
         votes = weight.new_zeros(len(weight), classes).scatter_add_(1, bank.label[place], weight)
         return accuracies(votes.masked_fill(votes == 0, -torch.inf), query.label)

@@ -16,9 +16,7 @@ MIN_STEPS = 1000  # a small bank is passed more often
 MOMENTUM = 0.9
 
 
-def fit_linear(
-    x: Tensor, label: Tensor, classes: int, rates: Sequence[float], epochs: int, batch_size: int
-) -> Tensor:
+def fit_linear(x: Tensor, label: Tensor, classes: int, rates: Sequence[float], epochs: int, batch_size: int) -> Tensor:
     """Softmax regression by SGD with momentum from zero, one for each rate; the rates fall by a cosine to 0.
 
     The gradient is written out: R nets cost two matrix products a step.
@@ -107,20 +105,12 @@ class LinearEvaluation(FeatureScore):
     def score(self, bank: Features, query: Features) -> dict[str, Tensor | float]:
         classes = int(max(bank.label.max(), query.label.max())) + 1
         mean, variance = bank.features.mean(0), bank.features.var(0, correction=0)
-        deviation = (
-            (variance + 1e-5 * variance.mean()).clamp(min=1e-12).sqrt()
-        )  # a dead feature stays at zero
-        x, x_query = (
-            F.pad((f - mean) / deviation, (0, 1), value=1.0) for f in (bank.features, query.features)
-        )
+        deviation = (variance + 1e-5 * variance.mean()).clamp(min=1e-12).sqrt()  # a dead feature stays at zero
+        x, x_query = (F.pad((f - mean) / deviation, (0, 1), value=1.0) for f in (bank.features, query.features))
         held = torch.zeros(len(x), dtype=torch.bool)
-        held[
-            balanced(bank.label, lambda sizes: (HELD_OUT * sizes).ceil().long().minimum(sizes - 1), seed=0)
-        ] = True
+        held[balanced(bank.label, lambda sizes: (HELD_OUT * sizes).ceil().long().minimum(sizes - 1), seed=0)] = True
         if not held.any():
-            raise ValueError(
-                "no class of the bank has two images, so none can be held out to choose the learning rate"
-            )
+            raise ValueError("no class of the bank has two images, so none can be held out to choose the learning rate")
         held = held.to(x.device)
         weight = fit_linear(x[~held], bank.label[~held], classes, self.rates, self.epochs, self.batch_size)
         rate = self.rates[_best(torch.einsum("nd,drc->nrc", x[held], weight), bank.label[held])]
@@ -131,7 +121,5 @@ class LinearEvaluation(FeatureScore):
 def _best(logits: Tensor, label: Tensor) -> int:
     """The rate that is most often right; of equals, that of the lowest cross entropy. logits: (N, R, C)."""
     right = (logits.argmax(2) == label[:, None]).sum(0)
-    loss = F.cross_entropy(
-        logits.transpose(1, 2), label[:, None].expand(logits.shape[:2]), reduction="none"
-    ).mean(0)
+    loss = F.cross_entropy(logits.transpose(1, 2), label[:, None].expand(logits.shape[:2]), reduction="none").mean(0)
     return int(loss.masked_fill(right < right.max(), torch.inf).argmin())

@@ -24,9 +24,7 @@ class MomentumUpdate(Callback):
         ValueError: a momentum out of its range, or teachers not kept in float32, where small steps would be lost.
     """
 
-    def __init__(
-        self, pairs: Sequence[tuple[nn.Module, nn.Module]], base: float, final: float | None = None
-    ) -> None:
+    def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]], base: float, final: float | None = None) -> None:
         if not 0 <= base <= 1:
             raise ValueError(f"momentum must lie in [0, 1], got {base}")
         self.pairs, self.base, self.final = pairs, base, base if final is None else final

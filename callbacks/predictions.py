@@ -42,9 +42,7 @@ class PredictionsFile(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if dataloader_idx > 0:
-            raise ValueError(
-                "features.npz holds the images of one loader, and predict_dataloader() returned several"
-            )
+            raise ValueError("features.npz holds the images of one loader, and predict_dataloader() returned several")
         self._rows.append(collect(outputs, batch))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

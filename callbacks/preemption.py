@@ -53,9 +53,7 @@ class Preemption(Callback):
             return
         number = signal.SIGUSR1 if decide(self.signal == signal.SIGUSR1, all=False) else signal.SIGTERM
         save_last(trainer)
-        rank_zero_info(
-            f"{number.name}: saved {last_checkpoint(trainer)} at step {trainer.global_step}, leaving"
-        )
+        rank_zero_info(f"{number.name}: saved {last_checkpoint(trainer)} at step {trainer.global_step}, leaving")
         if number == signal.SIGUSR1 and trainer.is_global_zero:
             requeue()
         raise SystemExit(128 + number)

@@ -42,9 +42,7 @@ class ResultsFile(Callback):
         metrics = {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("test/")}
         scores = feature_scores(trainer)
         protocols = {
-            metric: max(
-                (s for s in scores if metric.startswith(f"test/{s.name}_")), key=lambda s: len(s.name)
-            ).protocol
+            metric: max((s for s in scores if metric.startswith(f"test/{s.name}_")), key=lambda s: len(s.name)).protocol
             for metric in metrics
             if any(metric.startswith(f"test/{s.name}_") for s in scores)
         }

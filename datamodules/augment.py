@@ -19,7 +19,6 @@ Interpolation = Literal["bilinear", "bicubic"]
 Range = tuple[float, float]
 
 
-
 def random_boxes(u: Tensor, height: int, width: int, scale: Range, ratio: Range) -> Tensor:
     """Draws the boxes of torchvision's RandomResizedCrop: ten tries, then the largest central crop.
 
@@ -163,9 +162,7 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
 
     def banded(side: int) -> Tensor:
         pixels = torch.eye(side, device=x.device)[None]
-        padded = F.pad(pixels, (kernel // 2, kernel // 2), mode="reflect")[
-            0
-        ]  # column p: the pixel at place p
+        padded = F.pad(pixels, (kernel // 2, kernel // 2), mode="reflect")[0]  # column p: the pixel at place p
         return torch.einsum("bk,jik->bij", taps, padded.unfold(1, kernel, 1))
 
     rows = banded(x.shape[2])

@@ -107,12 +107,8 @@ class _Chunks(Dataset[tuple[np.ndarray, list[str]]]):
         images = [self.files.read(i) for i in indices]
         readable = [image for image in images if image is not None]
         size = self.files.store_size
-        pixels = (
-            np.stack(readable) if readable else np.empty((0, self.files.in_channels, size, size), np.uint8)
-        )
-        return pixels, [
-            self.files.names[i] for i, image in zip(indices, images, strict=True) if image is None
-        ]
+        pixels = np.stack(readable) if readable else np.empty((0, self.files.in_channels, size, size), np.uint8)
+        return pixels, [self.files.names[i] for i, image in zip(indices, images, strict=True) if image is None]
 
 
 def _build(files: ImageFiles, folder: Path, name: str, key: str, num_workers: int) -> list[str]:
@@ -121,9 +117,7 @@ def _build(files: ImageFiles, folder: Path, name: str, key: str, num_workers: in
     need, free = len(files) * _image_bytes(files), shutil.disk_usage(folder).free
     advice = "free some, choose another disk with --data.cache_dir, or a smaller --data.store_size"
     if need > free:
-        raise OSError(
-            f"the cache takes {need / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB left: {advice}"
-        )
+        raise OSError(f"the cache takes {need / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB left: {advice}")
     chunks = [list(range(i, min(i + _CHUNK, len(files)))) for i in range(0, len(files), _CHUNK)]
     decoded = DataLoader(
         _Chunks(files),

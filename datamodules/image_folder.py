@@ -129,9 +129,7 @@ def _cpus() -> int:
 def _list(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     """The files of each split, as paths from root in sorted order, and the classes."""
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {root.absolute()}: give --data.root the folder of your images"
-        )
+        raise FileNotFoundError(f"there is no folder {root.absolute()}: give --data.root the folder of your images")
     found = [split for split in _SPLITS if (root / split).is_dir()]
     if not found:
         files = _images_below(root, root)
@@ -143,9 +141,7 @@ def _list(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     splits = {split: _images_below(root / split, root) for split in found}
     for split, files in splits.items():
         if not files:
-            raise FileNotFoundError(
-                f"there is no image in {(root / split).absolute()}: add some or remove the folder"
-            )
+            raise FileNotFoundError(f"there is no image in {(root / split).absolute()}: add some or remove the folder")
     classes = {split: _classes(root, split, files) for split, files in splits.items()}
     for split in found[1:]:
         if bool(classes[split]) != bool(classes["train"]):
@@ -169,8 +165,7 @@ def _classes(root: Path, split: str, files: list[str]) -> list[str]:
     classes = sorted({part[1] for part in parts if len(part) > 2})
     if loose and classes:
         raise ValueError(
-            f"{root / split} holds both folders of classes and loose images, such as {loose[0]}: move "
-            "these away"
+            f"{root / split} holds both folders of classes and loose images, such as {loose[0]}: move these away"
         )
     return classes
 

@@ -196,9 +196,7 @@ class ImageData(LightningDataModule):
         """Every image of the test set, or of the training set if there is no test set, in order."""
         return self._evaluation("predict", self._ready().predict)
 
-    def transfer_batch_to_device(
-        self, batch: ImageBatch, device: torch.device, dataloader_idx: int
-    ) -> ImageBatch:
+    def transfer_batch_to_device(self, batch: ImageBatch, device: torch.device, dataloader_idx: int) -> ImageBatch:
         image, label, index, _ = batch
         return ImageBatch(image.to(device, non_blocking=True), label.to(device, non_blocking=True), index)
 

@@ -34,9 +34,7 @@ class EpochBatches(Sampler[list[int]]):
         ValueError: if the images do not fill one batch of every process.
     """
 
-    def __init__(
-        self, n: int, batch_size: int, seed: int, rank: int | None = None, world: int | None = None
-    ) -> None:
+    def __init__(self, n: int, batch_size: int, seed: int, rank: int | None = None, world: int | None = None) -> None:
         here, processes = rank_and_world()
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.rank = here if rank is None else rank

@@ -25,9 +25,7 @@ class Photos(ImageData):
 
     def __init__(self, image_size: int = 32, **kwargs: Any) -> None:
         if image_size > 192:
-            raise ValueError(
-                f"image_size must be at most 192 for Photos (the test part's width), got {image_size}"
-            )
+            raise ValueError(f"image_size must be at most 192 for Photos (the test part's width), got {image_size}")
         super().__init__(image_size=image_size, in_channels=3, class_names=list(_NAMES), **kwargs)
 
     def splits(self) -> Splits:

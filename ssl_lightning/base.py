@@ -48,7 +48,8 @@ class SSLModule(LightningModule):
     Args:
         optimizer: A class of torch.optim by name, ``LARS``, or a dotted path.
         lr: Learning rate for a global batch of ``base_batch_size``.
-        lr_rule: How the rate follows the global batch (batch x accumulation x processes): ``linear``, ``sqrt`` or ``none``.
+        lr_rule: How the rate follows the global batch (batch x accumulation x processes): ``linear``, ``sqrt`` or
+            ``none``.
         base_batch_size: The global batch that ``lr`` is meant for.
         weight_decay: Weight decay.
         decay_norm_and_bias: Whether biases and norms are decayed (and, by LARS, adapted) too.

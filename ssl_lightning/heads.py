@@ -1,5 +1,6 @@
 """Projection and prediction heads."""
 
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -16,7 +17,7 @@ def mlp(*sizes: int, norm: bool, last_norm: LastNorm = "none") -> nn.Sequential:
         last_norm: Batch norm after the last layer, with (``affine``) or without (``plain``) scale and shift.
     """
     layers: list[nn.Module] = []
-    for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
         last = i == len(sizes) - 2
         has_norm = last_norm != "none" if last else norm
         layers.append(nn.Linear(n_in, n_out, bias=not has_norm))

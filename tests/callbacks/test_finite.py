@@ -47,7 +47,7 @@ def test_the_step_the_term_and_the_last_good_checkpoint_are_named(tmp_path):
 
 
 def test_weights_that_are_not_finite_are_never_written(tmp_path):
-    with pytest.raises(FloatingPointError, match="net.weight is not finite at step 10: no checkpoint written"):
+    with pytest.raises(FloatingPointError, match=r"net\.weight is not finite at step 10: no checkpoint written"):
         fit(Breaks(at=9), tmp_path, log_every_n_steps=100)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 8
