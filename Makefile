@@ -34,7 +34,7 @@ test-floors:
 	$(PYTHON) -m venv .venv-floors
 	.venv-floors/bin/python -m pip install --quiet uv
 	.venv-floors/bin/uv pip install --quiet --python .venv-floors/bin/python --resolution lowest-direct --editable . --group dev
-	.venv-floors/bin/python -m pytest
+	.venv-floors/bin/python -m pytest -W default  # old releases warn of one another
 
 gate: .venv/installed
 	$(BIN)/python benchmarks/learn.py

@@ -52,9 +52,9 @@ RECIPES: dict[str, tuple[type[ImageModule], dict[str, Any], int]] = {
             "momentum": 0.99,
             "temperature": 0.1,
             "queue_size": 4096,
-            "symmetric": True,
-            "lr": 0.06,
-            "weight_decay": 5e-4,
+            "optimizer": "AdamW",  # its head has no batch norm: SGD hardly moves the network in the first epochs
+            "lr": 1e-3,
+            "weight_decay": 1e-4,
         },
         20,
     ),

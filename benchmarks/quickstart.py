@@ -1,13 +1,13 @@
 """A first run in under 3 minutes on 2 cores: MoCo v2 on scikit-learn's scanned digits, then what it has learned.
 
-    python benchmarks/quickstart.py [RUN]      default runs/quickstart
+    python benchmarks/quickstart.py [--run DIR] [--seed N]
 
 The figures are the accuracy on held-out digits with 5 labels a class, for the trained network, the same network as it
 started, and the pixels themselves.
 """
 
+import argparse
 import logging
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -49,16 +49,22 @@ def few_labels(model: ImageModule, folder: Path, pictures: bool = False) -> dict
     return {score.kind: 100 * metrics[f"test/{score.name}_top1"] for score in scores}
 
 
-def run(folder: Path) -> None:
+def free_folder() -> Path:
+    """runs/quickstart, or with a number behind it if there is one already."""
+    names = ["quickstart", *(f"quickstart-{n}" for n in range(2, 1000))]
+    return next(folder for name in names if not (folder := Path("runs", name)).exists())
+
+
+def run(folder: Path, seed: int) -> None:
     config = yaml.safe_load(CONFIG.read_text())
     start = time.perf_counter()
-    main(["fit", "-c", str(CONFIG), "--run", str(folder)])
+    main(["fit", "-c", str(CONFIG), "--run", str(folder), "--seed_everything", str(seed)])
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
 
     arguments = {**config["model"]["init_args"], "image_size": 32}
-    L.seed_everything(config.get("seed_everything", 0), verbose=False)
+    L.seed_everything(seed, verbose=False)
     untrained = MoCo(**arguments)
     trained = MoCo.load_from_checkpoint(folder / "checkpoints" / "last.ckpt", weights_only=True)
     rows = {
@@ -74,4 +80,8 @@ def run(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="folder of the run (default: the first free runs/quickstart...)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    run(args.run or free_folder(), args.seed)

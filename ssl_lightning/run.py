@@ -184,8 +184,10 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return {name: f"{value:.3f}" for name, value in shown(trainer.progress_bar_metrics).items()}
 
-    def on_train_start(self, *args: Any) -> None:
+    def on_train_start(self, trainer: Trainer, *args: Any) -> None:
         self.train_progress_bar = Tqdm(disable=True)  # each epoch makes its own
+        if trainer.fit_loop.restarted_mid_epoch:  # whose start Lightning does not announce again
+            self.on_train_epoch_start(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
