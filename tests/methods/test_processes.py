@@ -1,10 +1,14 @@
 """Two processes give what one gives with the joint batch: the loss and every parameter's gradient."""
 
+import shutil
+
 import pytest
 import torch
 from lightning.pytorch import Callback
 from torch import distributed as dist
+from torch import nn
 
+from callbacks.checkpoint import ExactResume, RunCheckpoint, last_checkpoint
 from ssl_lightning.methods import MoCo, MoCoV3, SimCLR
 from tests.methods.tiny import EVERY, data, make, trainer, without_batch_norm
 
@@ -68,3 +72,33 @@ def test_without_gathering_they_differ(cls, tmp_path, monkeypatch):
     two = run(cls, 2, tmp_path / "two.pt")
     with pytest.raises(AssertionError):
         compare(one, two)
+
+
+class Keep(Callback):
+    """Keeps the checkpoint of a step aside."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step and trainer.is_global_zero:
+            shutil.copy(last_checkpoint(trainer), self.path)
+
+
+def test_two_processes_go_on_exactly(tmp_path):
+    """With dropout, whose generators differ between processes, and each process's batch norm statistics."""
+
+    def run(folder, *callbacks, ckpt_path=None):
+        model = make(MoCo)
+        model.head.append(nn.Dropout(0.2))
+        several = {"strategy": "ddp_fork", "devices": 2, "limit_train_batches": 8, "max_epochs": 2}
+        upkeep = [ExactResume(), RunCheckpoint(every_n_steps=3)]
+        fit = trainer(tmp_path / folder, callbacks=[*upkeep, *callbacks], **several)
+        fit.fit(model, data(batch_size=8), ckpt_path=ckpt_path, weights_only=True)
+        return torch.load(tmp_path / folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    whole = run("whole", Keep(13, tmp_path / "kept.ckpt"))
+    assert torch.load(tmp_path / "kept.ckpt", weights_only=True)["global_step"] == 12
+    resumed = run("resumed", ckpt_path=tmp_path / "kept.ckpt")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
