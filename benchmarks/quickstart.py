@@ -58,7 +58,7 @@ def free_folder() -> Path:
 def run(folder: Path, seed: int) -> None:
     config = yaml.safe_load(CONFIG.read_text())
     start = time.perf_counter()
-    main(["fit", "-c", str(CONFIG), "--run", str(folder), "--seed_everything", str(seed)])
+    main(["fit", "-c", str(CONFIG), "--run", str(folder), "--seed_everything", str(seed), "--trainer.devices", "1"])
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")

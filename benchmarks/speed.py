@@ -2,10 +2,10 @@
 
     python benchmarks/speed.py                     print the table and write results/speed.json
 
-Step: a step of SimCLR with a ResNet-18 on 32-px pictures through our command line's Trainer, against a bare PyTorch
-loop over the same loader, views, model and optimizer. Blocks of the two alternate; the medians of their steps are
-compared. Wait: the share of a run's time in which the loop waits for the loader, whose one worker decodes JPEG files of
-CIFAR-10's size. Start: `--help`, and `fit --help` against the import of lightning.pytorch.cli.
+Step: a step of SimCLR with a ResNet-18 on 32-px pictures through a Trainer with the callbacks that keep a run, against
+a bare PyTorch loop over the same loader, views, model and optimizer. Blocks of the two alternate; the medians of their
+steps are compared. Wait: the share of a run's time in which the loop waits for the loader, whose one worker decodes
+JPEG files of CIFAR-10's size. Start: `--help`, and `fit --help` against the import of lightning.pytorch.cli.
 """
 
 import argparse

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from torch import distributed as dist
 
 
@@ -24,31 +23,30 @@ def save_last(trainer: Trainer) -> None:
     """Write last.ckpt whole or not at all: into a file beside it, which then takes its place. Call it on all ranks.
 
     Raises:
-        FloatingPointError: weights are not finite. The earlier checkpoint stays.
         OSError: the file cannot be written. The earlier checkpoint stays.
     """
     last = last_checkpoint(trainer)
-    state: dict[str, Tensor] = trainer.strategy.lightning_module_state_dict()
-    floating = {name: t for name, t in state.items() if isinstance(t, Tensor) and t.is_floating_point()}
-    finite = torch.stack([t.isfinite().all() for t in floating.values()])
-    if not finite.all():
-        name = list(floating)[int(finite.int().argmin())]
-        raise FloatingPointError(
-            f"{name} is not finite at step {trainer.global_step}: no checkpoint written, {describe(last)}"
-        )
     new = last.with_name(".last.ckpt.new")
+    trouble = None
     try:
-        last.parent.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(new)
-        if trainer.is_global_zero:
-            os.replace(new, last)
     except OSError as error:
-        new.unlink(missing_ok=True)
-        free = shutil.disk_usage(last.parent).free / 2**20
-        raise OSError(
-            f"cannot write {last}: {error.strerror or error} ({free:.0f} MiB free); {describe(last)}. "
-            "Make room and go on with --ckpt_path last"
-        ) from error
+        trouble = error
+        trainer.strategy.barrier("Trainer.save_checkpoint")  # at which the others are
+    # all together, else one process leaves and the others wait for it
+    if trainer.strategy.reduce_boolean_decision(trouble is None, all=True):
+        if trainer.is_global_zero:
+            with new.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(new, last)
+        return
+    new.unlink(missing_ok=True)
+    folder = next(parent for parent in last.absolute().parents if parent.is_dir())
+    reason = (trouble and (trouble.strerror or trouble)) or "another process says why"
+    raise OSError(
+        f"cannot write {last}: {reason} ({shutil.disk_usage(folder).free / 2**20:.0f} MiB free there); "
+        f"{describe(last)}. Make room, in the folder of temporary files too, and go on with --ckpt_path last"
+    ) from trouble
 
 
 def describe(last: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CometLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from sklearn.manifold import TSNE
 from torch import Tensor
@@ -28,7 +28,8 @@ class NamesClasses(Protocol):
 
 
 class FeatureMap(FeatureCallback):
-    """Draws two pictures into `pictures/` in the run's folder, and sends them to TensorBoard and W&B loggers.
+    """Draws two pictures into `pictures/` in the run's folder, and sends them to loggers of pictures:
+    TensorBoard, Weights & Biases, MLflow, Comet.
 
     `feature_map-*.png` is a t-SNE of the queries' features (van der Maaten and Hinton, 2008), coloured by
     class, of at most 20 classes. `neighbours-*.png` shows queries, each with the bank images whose features
@@ -171,4 +172,8 @@ def save_picture(trainer: Trainer, name: str, figure: Any) -> Path:
             logger.experiment.add_figure(f"pictures/{name}", figure, trainer.global_step)
         elif isinstance(logger, WandbLogger):
             logger.log_image(f"pictures/{name}", [str(path)])
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_artifact(logger.run_id, str(path), "pictures")
+        elif isinstance(logger, CometLogger):
+            logger.experiment.log_image(str(path), f"pictures/{name}", step=trainer.global_step)
     return path

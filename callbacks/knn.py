@@ -2,6 +2,7 @@
 Discrimination", 2018, https://arxiv.org/abs/1805.01978, section 3.4)."""
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -72,13 +73,26 @@ class KNNMonitor(FeatureScore):
         self.k = k
         self.temperature = temperature
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        loaders = trainer.val_dataloaders
+        if self.every_n_epochs > 0 and isinstance(loaders, list) and len(loaders) == 2:
+            self.check(len(loaders[0].dataset))
+
+    def check(self, bank: int) -> None:
+        """
+        Raises:
+            ValueError: `bank` images are fewer than k.
+        """
+        if self.k > bank:
+            raise ValueError(f"k={self.k} neighbours of a bank of {bank} images: set --knn.k to at most that")
+
     @property
     def protocol(self) -> str:
         return f"knn-v1: k={self.k},T={self.temperature:g},{self.bank_words}"
 
     def score(self, bank: Features, query: Features) -> dict[str, Tensor | float]:
-        if self.k > len(bank.label):
-            raise ValueError(f"k={self.k} neighbours of a bank of {len(bank.label)} images: set k to at most that")
+        self.check(len(bank.label))
         similarity, place = neighbours(bank.features, query.features, self.k)
         weight = (similarity / self.temperature).softmax(1)  # the vote over its sum: exp alone overflows at a small T
         classes = int(max(bank.label.max(), query.label.max())) + 1

@@ -25,9 +25,10 @@ class MomentumUpdate(Callback):
     """
 
     def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]], base: float, final: float | None = None) -> None:
-        if not 0 <= base <= 1:
-            raise ValueError(f"momentum must lie in [0, 1], got {base}")
-        self.pairs, self.base, self.final = pairs, base, base if final is None else final
+        final = base if final is None else final
+        if not 0 <= base <= final <= 1:
+            raise ValueError(f"momentum must lie in [0, 1] and not fall, got {base} (at the end {final})")
+        self.pairs, self.base, self.final = pairs, base, final
         self.steps = 0
 
     def momentum(self, total: float) -> float:

@@ -27,8 +27,7 @@ class Preemption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # in place of Lightning's, which saves in the middle of a step
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self.handlers[number] = signal.signal(number, self.receive)
+        self.handlers = {n: signal.signal(n, self.receive) for n in (signal.SIGTERM, signal.SIGUSR1)}
         self.step = trainer.global_step
 
     def receive(self, number: int, frame: FrameType | None) -> None:
@@ -71,7 +70,11 @@ def requeue() -> None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     if job is None:
         return
-    result = subprocess.run(["scontrol", "requeue", job], check=False, capture_output=True, text=True)
+    try:
+        result = subprocess.run(["scontrol", "requeue", job], check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        rank_zero_warn(f"job {job} is not queued again: there is no scontrol on PATH")
+        return
     if result.returncode == 0:
         rank_zero_info(f"job {job} is queued again")
     else:

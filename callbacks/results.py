@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from callbacks.features import feature_scores, is_dry_run
@@ -24,9 +25,12 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
     """A file to write that appears at `path`, folders and all, once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        yield file
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class ResultsFile(Callback):
@@ -57,12 +61,13 @@ class ResultsFile(Callback):
             "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
             "seed": seed and int(seed),
             "precision": str(trainer.precision),
+            "config": run_config(Path(trainer.default_root_dir)),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
             "commit": git_commit(),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         with atomic_open(Path(trainer.default_root_dir, "results.json")) as file:
-            file.write(json.dumps(results, indent=2, default=str).encode() + b"\n")
+            file.write(json.dumps(results, indent=2, default=plain).encode() + b"\n")
 
 
 def table(metrics: Mapping[str, float], protocols: Mapping[str, str]) -> str:
@@ -74,6 +79,18 @@ def table(metrics: Mapping[str, float], protocols: Mapping[str, str]) -> str:
         lines.append(f"{name:<{width}}  {value:>9.4g}  {protocol if protocol != above else ''}".rstrip())
         above = protocol
     return "\n".join(lines)
+
+
+def plain(value: Any) -> Any:
+    """An object as JSON can hold it: its class and what it was made with."""
+    kept = {k: v for k, v in vars(value).items() if not k.startswith("_")} if hasattr(value, "__dict__") else str(value)
+    return {type(value).__name__: kept}
+
+
+def run_config(folder: Path) -> dict[str, Any] | None:
+    """What the run in a folder was started with; None where there is no config.yaml."""
+    path = folder / "config.yaml"
+    return yaml.safe_load(path.read_text()) if path.is_file() else None
 
 
 def described(thing: LightningModule | LightningDataModule) -> dict[str, Any]:

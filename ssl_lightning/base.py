@@ -116,12 +116,12 @@ class SSLModule(LightningModule):
         groups = param_groups(self, self.weight_decay, self.decay_norm_and_bias)
         optimizer = self.make_optimizer(groups, lr=lr, **self.optimizer_args)
 
-        per_epoch = max(1, int(self.trainer.num_training_batches) // accumulate)
+        per_epoch = math.ceil(self.trainer.num_training_batches / accumulate)
         warmup = round(self.warmup_epochs * per_epoch)
         unit = per_epoch if self.schedule_interval == "epoch" else 1
 
         def factor(step: int) -> float:
-            held = step if step < warmup else step // unit * unit
+            held = step if step < warmup else max(warmup, step // unit * unit)
             return lr_factor(held, total, warmup, self.schedule, self.milestones)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -141,7 +141,8 @@ class SSLModule(LightningModule):
             if name == "loss":
                 value = value * self.trainer.accumulate_grad_batches  # which Lightning has divided by
             self.log(f"train/{name}", value.detach(), prog_bar=name == "loss")
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        if self.trainer._logger_connector.should_update_logs:  # a number from the host waits for the device
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         cls = type(self)

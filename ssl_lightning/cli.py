@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
@@ -257,7 +257,8 @@ class SSLCLI(LightningCLI):
             kwargs["logger"] = [*loggers, MetricsFile(self.folder)]
         else:
             kwargs["logger"] = loggers
-        if SLURMEnvironment.detect():  # Preemption requeues, at the end of a step
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+            # srun started us; the requeue is Preemption's, at the end of a step
             plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins]
             kwargs["plugins"] = [p for p in plugins if p] + [SLURMEnvironment(auto_requeue=False)]
         if config.enable_checkpointing is False or config.fast_dev_run:
@@ -359,8 +360,9 @@ def run_export(words: list[str]) -> None:
     parser.add_argument("--run", help="Folder of the run.")
     parser.add_argument("--output", required=True, help="The .safetensors file to write.")
     parser.add_argument("--which", choices=("student", "teacher"), default="student")
+    parser.add_argument("--layout", choices=("native", "torchvision", "timm"), default="native")
     args = parser.parse_args(words)
-    export(find_checkpoint(args.run, args.ckpt_path) or "", args.output, which=args.which)
+    export(find_checkpoint(args.run, args.ckpt_path) or "", args.output, which=args.which, layout=args.layout)
     say(f"wrote {args.output}")
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-MARKS = ("checkpoints", "metrics.jsonl")  # a folder with one of these holds a run
+from callbacks.results import atomic_open
 
 
 class Saved(NamedTuple):
@@ -104,12 +104,10 @@ def refuse_used(folder: Path, checkpoint: Path | None) -> None:
         FileExistsError: the folder holds a run, and the checkpoint is not of it.
     """
     goes_on = checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve())
-    used = [mark for mark in MARKS if Path(folder, mark).exists()]
+    last = Path(folder, "checkpoints", "last.ckpt")  # a run that ended before it had one starts again
     first = getattr(rank_zero_only, "rank", 0) == 0  # the others come when it has begun
-    if used and not goes_on and first:
-        raise FileExistsError(
-            f"{folder} holds a run ({', '.join(used)}): choose another --run, or go on with --ckpt_path last"
-        )
+    if last.exists() and not goes_on and first:
+        raise FileExistsError(f"{folder} holds a run: choose another --run, or go on with --ckpt_path last")
 
 
 class MetricsFile(Logger):
@@ -239,7 +237,8 @@ class RunFolder(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         earlier = len(list(folder.glob("config*.yaml")))
         path = folder / (f"config_resume_{earlier}.yaml" if self.resumed and earlier else "config.yaml")
-        path.write_text(self.config)
+        with atomic_open(path) as file:
+            file.write(self.config.encode())
 
     def on_train_batch_start(self, *args: Any) -> None:
         self.began = True

@@ -22,7 +22,6 @@ def lr_factor(
     warmup: int,
     schedule: Schedule,
     milestones: tuple[float, ...] = (),
-    final: float = 0.0,
 ) -> float:
     """The factor of the base rate at optimizer step ``step`` (0 ... total - 1).
 
@@ -30,17 +29,16 @@ def lr_factor(
         step: Optimizer steps already made.
         total: Optimizer steps of the whole run.
         warmup: Steps in which the factor rises in a line from 1 / warmup to 1.
-        schedule: ``cosine`` and ``linear`` fall to ``final`` at ``total``; ``step`` divides by 10 at each milestone.
+        schedule: ``cosine`` and ``linear`` fall to 0 at ``total``; ``step`` divides by 10 at each milestone.
         milestones: Fractions of the run in (0, 1), for ``step``.
-        final: The factor at the end, for ``cosine`` and ``linear``.
     """
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     if schedule == "cosine":
-        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+        return (1 + math.cos(math.pi * progress)) / 2
     if schedule == "linear":
-        return final + (1 - final) * (1 - progress)
+        return 1 - progress
     if schedule == "step":
         return 0.1 ** sum(step >= m * total for m in milestones)
     return 1.0

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from PIL import Image
+from safetensors import safe_open
 
 import datamodules
 from callbacks.checkpoint import ExactResume, RunCheckpoint
@@ -241,3 +244,32 @@ def test_processes_that_lightning_starts_share_the_folder(monkeypatch):
     monkeypatch.setattr("time.strftime", lambda *_: "later")
     assert os.environ["SSL_LIGHTNING_RUN"] == str(first)
     assert SSLCLI(FIT).folder == first
+
+
+def test_under_torchrun_inside_a_slurm_job_torchrun_counts_the_processes(monkeypatch):
+    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "17", "SLURM_PROCID": "0"}
+    torchrun = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in {**slurm, **torchrun, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    trainer = SSLCLI([*FIT, "--run", "a", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]).trainer
+    assert isinstance(trainer.strategy.cluster_environment, TorchElasticEnvironment)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again():
+    Path("a").mkdir()
+    Path("a/metrics.jsonl").write_text('{"step": 0, "epoch": 0, "train/loss": 9.0}\n')
+    main([*FIT, "--run", "a", "--trainer.max_epochs", "1"])
+    assert rows("a/metrics.jsonl")
+    assert Path("a/checkpoints/last.ckpt").exists()
+
+
+def test_export_takes_a_layout(tmp_path):
+    main([*FIT, "--model.backbone", "resnet18", "--model.hidden_dim", "8", "--run", "a", "--trainer.max_steps", "1"])
+    command = ["export", "--run", "a", "--ckpt_path", "last", "--output", "b.safetensors", "--layout", "timm"]
+    main(command)
+    plain = timm.create_model("resnet18", num_classes=0)
+    stem = {"conv1.weight"}  # of small pictures
+    with safe_open("b.safetensors", "pt") as file:
+        assert set(file.keys()) == set(plain.state_dict())
+        shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+    assert {k for k, v in plain.state_dict().items() if tuple(v.shape) != shapes[k]} == stem

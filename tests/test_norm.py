@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from ssl_lightning.methods import MoCo
 from ssl_lightning.norm import SplitBatchNorm2d, split_batch_norm
+from tests.methods.tiny import data, make, trainer
 
 
 def split(layer, splits):
@@ -45,6 +47,13 @@ def test_shuffled_keys_meet_other_statistics():
     plain, grouped = nn.Sequential(nn.BatchNorm2d(3)), split(nn.Sequential(nn.BatchNorm2d(3)), 4)
     torch.testing.assert_close(plain(x[shuffle])[back], plain(x))
     assert (grouped(x[shuffle])[back] - grouped(x)).abs().max() > 0.1
+
+
+def test_moco_refuses_synchronised_batch_norm(tmp_path):
+    model = make(MoCo)
+    model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
+    with pytest.raises(ValueError, match=r"bn_splits=2 .* drop --trainer\.sync_batchnorm"):
+        trainer(tmp_path, max_steps=1).fit(model, data())
 
 
 def test_a_batch_that_does_not_split_is_an_error():

@@ -1,8 +1,11 @@
 import math
 
 import pytest
+from lightning.pytorch import Callback
 
+from ssl_lightning.methods import SimCLR
 from ssl_lightning.schedules import lr_factor, scaled_lr
+from tests.methods.tiny import data, make, trainer
 
 
 def test_the_rate_follows_the_batch():
@@ -15,9 +18,9 @@ def test_warm_up_rises_in_a_line_and_ends_at_the_base_rate():
     assert [lr_factor(s, 100, 4, "cosine") for s in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
 
 
-def test_cosine_passes_through_its_middle_and_ends_at_final():
+def test_cosine_passes_through_its_middle_and_ends_at_zero():
     assert lr_factor(55, 100, 10, "cosine") == pytest.approx(0.5)
-    assert lr_factor(100, 100, 10, "cosine", final=0.1) == pytest.approx(0.1)
+    assert lr_factor(100, 100, 10, "cosine") == pytest.approx(0)
     assert lr_factor(99, 100, 0, "cosine") == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
 
 
@@ -26,3 +29,27 @@ def test_linear_step_and_constant():
     steps = [lr_factor(s, 200, 0, "step", (0.6, 0.8)) for s in (0, 119, 120, 159, 160, 199)]
     assert steps == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])  # MoCo: 120 and 160 of 200 epochs
     assert lr_factor(99, 100, 0, "constant") == 1
+
+
+@pytest.mark.parametrize(
+    ("batches", "accumulate", "interval", "warmup", "expected"),
+    [
+        (4, 1, "step", 0.5, [0.05, 0.1, 0.1, None]),  # half an epoch of 4 steps
+        (5, 4, "step", 1, [0.05, 0.1, 0.1, None]),  # the rest of an epoch is a step too
+        (4, 1, "epoch", 0.5, [0.05, 0.1, 0.1, 0.1, None]),  # the rate does not fall back into the warm-up
+    ],
+)
+def test_warm_up_in_a_run(tmp_path, batches, accumulate, interval, warmup, expected):
+    class Rates(Callback):
+        def __init__(self):
+            self.rates = []
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.rates.append(optimizer.param_groups[0]["lr"])
+
+    rates = Rates()
+    run = trainer(tmp_path, rates, max_epochs=4, limit_train_batches=batches, accumulate_grad_batches=accumulate)
+    model = make(SimCLR, lr=0.1, lr_rule="none", optimizer="SGD", warmup_epochs=warmup, schedule_interval=interval)
+    run.fit(model, data())
+    for rate, value in zip(rates.rates, expected, strict=False):
+        assert rate < 0.1 if value is None else rate == pytest.approx(value)

@@ -24,7 +24,7 @@ class Breaks(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(model, folder, log_every_n_steps, **changes):
+def fit(model, folder, log_every_n_steps, every_n_steps=2):
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
@@ -33,7 +33,7 @@ def fit(model, folder, log_every_n_steps, **changes):
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=log_every_n_steps,
-        callbacks=[FiniteLoss(), RunCheckpoint(every_n_steps=2)],
+        callbacks=[FiniteLoss(), RunCheckpoint(every_n_steps)],
     )
     trainer.fit(model, DataLoader(torch.ones(20, 2)))
     return trainer
@@ -41,17 +41,32 @@ def fit(model, folder, log_every_n_steps, **changes):
 
 def test_the_step_the_term_and_the_last_good_checkpoint_are_named(tmp_path):
     model = Breaks(at=9, term="align")
-    with pytest.raises(FloatingPointError, match=r"train/align at step 9; the last good checkpoint is .*last.ckpt"):
-        fit(model, tmp_path, log_every_n_steps=6)
-    assert model.trainer.global_step == 12  # seen when the host looked
+    words = r"train/align at step 9; the last good checkpoint is .*last.ckpt"
+    with pytest.raises(FloatingPointError, match=words):
+        fit(model, tmp_path, log_every_n_steps=6, every_n_steps=8)
+    assert model.trainer.global_step == 12  # when the host looked
 
 
-def test_weights_that_are_not_finite_are_never_written(tmp_path):
-    with pytest.raises(FloatingPointError, match=r"net\.weight is not finite at step 10: no checkpoint written"):
+def test_the_term_is_named_before_a_checkpoint_is_written(tmp_path):
+    with pytest.raises(FloatingPointError, match="train/loss at step 9 and train/align at step 9; the last good"):
         fit(Breaks(at=9), tmp_path, log_every_n_steps=100)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 8
     assert all(t.isfinite().all() for t in saved["state_dict"].values())
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path):
+    class BreaksWeights(Breaks):
+        def on_before_zero_grad(self, optimizer):
+            if self.trainer.global_step == 9:
+                self.net.weight.data[0, 1] = torch.inf
+
+        def training_step(self, batch, batch_idx):
+            return {"loss": self.net.bias.sum()}
+
+    with pytest.raises(FloatingPointError, match=r"net\.weight is not finite at step 10: no checkpoint written"):
+        fit(BreaksWeights(at=99), tmp_path, log_every_n_steps=100)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
 
 
 def test_a_finite_run_ends(tmp_path):

@@ -74,7 +74,7 @@ def test_top5_is_given_from_six_classes_on():
 
 def test_more_neighbours_than_images_is_an_error():
     bank = rows(10, 6, 3, seed=0)
-    with pytest.raises(ValueError, match=r"k=20 .* bank of 10 images: set k to at most that"):
+    with pytest.raises(ValueError, match=r"k=20 .* bank of 10 images: set --knn.k to at most that"):
         KNNMonitor(20).score(bank, bank)
 
 

@@ -75,3 +75,10 @@ def test_sigusr1_requeues_the_job_and_exits_with_138(tmp_path, monkeypatch, envi
     assert preempted(tmp_path, signal.SIGUSR1) == (138, 3)
     asked = tmp_path / "asked"
     assert (asked.read_text() if asked.exists() else None) == (job and f"requeue {job}\n")
+
+
+def test_without_scontrol_the_run_still_leaves_in_good_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with pytest.warns(UserWarning, match="job 17 is not queued again: there is no scontrol on PATH"):
+        assert preempted(tmp_path, signal.SIGUSR1) == (138, 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_lightning.methods.contrastive.moco import info_nce
+from ssl_lightning.losses import info_nce
 from ssl_lightning.methods.contrastive.moco_v3 import contrast
 from ssl_lightning.methods.contrastive.simclr import nt_xent
 

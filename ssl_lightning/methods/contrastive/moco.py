@@ -17,25 +17,9 @@ from datamodules.batch import ImageBatch
 from datamodules.views import MoCoV1Views, MoCoV2Views, Views
 from ssl_lightning.base import ImageModule, frozen_copy
 from ssl_lightning.heads import mlp
+from ssl_lightning.losses import info_nce
 from ssl_lightning.norm import split_batch_norm
 from ssl_lightning.queue import Queue
-
-
-def info_nce(q: Tensor, k: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Each query names its key among its key and the negatives (MoCo, equation 1).
-
-    Args:
-        q: (B, D) queries, L2-normalised.
-        k: (B, D) their keys, L2-normalised.
-        negatives: (K, D) keys of other images, L2-normalised.
-        temperature: Greater than 0.
-
-    Returns:
-        () float32.
-    """
-    positive = (q * k).sum(dim=1, keepdim=True)  # (B, 1)
-    logits = torch.cat([positive, q @ negatives.T], dim=1).float() / temperature  # (B, 1 + K)
-    return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
 
 
 class MoCo(ImageModule):
@@ -52,7 +36,8 @@ class MoCo(ImageModule):
         queue_size: Number of keys K. The keys of one step must divide it.
         symmetric: Each view serves as query once; the loss is the sum of both directions.
         bn_splits: Batch norm takes its statistics in this many groups of the batch, and keys are shuffled between
-            groups: on one device what ShuffleBN does on many (section 3.3). 1: plain batch norm.
+            groups: on one device what ShuffleBN does on many (section 3.3). It counts the groups of each process.
+            1: plain batch norm.
         optimizer: See SSLModule.
         lr: 0.03 for a batch of 256, section 4.
         weight_decay: Of all parameters, batch norm too.
@@ -108,6 +93,11 @@ class MoCo(ImageModule):
         return [MomentumUpdate(pairs, self.momentum)]
 
     def on_fit_start(self) -> None:
+        if self.bn_splits > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in self.modules()):
+            raise ValueError(
+                f"bn_splits={self.bn_splits} keeps queries and keys apart, which sync_batchnorm undoes: "
+                "drop --trainer.sync_batchnorm"
+            )
         batch, size = self.batch_per_step(), len(self.queue.keys)
         keys = batch * (1 + self.symmetric)
         if size % keys:
