@@ -40,8 +40,8 @@ from ssl_lightning.run import (
     folder_of,
     latest_config,
     new_folder,
-    read_checkpoint,
     refuse_used,
+    saved_method,
 )
 
 __all__ = ["SSLCLI", "methods", "run"]
@@ -112,7 +112,7 @@ class SSLCLI(LightningCLI):
             self.config = self.parse(parser, [verb, *words])
             given = self.parse(parser, [verb, *words], defaults=False)[verb]
         else:
-            self.saved = read_checkpoint(self.checkpoint)
+            self.saved = saved_method(self.checkpoint)
             self.config = self.parse_onto(self.saved, self.checkpoint, parser, verb, words)
             given = Namespace()
         config = self.config[verb]

@@ -95,17 +95,30 @@ def export(
     return metadata
 
 
-def _read(checkpoint: str | Path) -> dict[str, Any]:
-    """Load a checkpoint's content and check that it is ours and has an image backbone."""
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint that ssl_lightning wrote, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint, or was not written by ssl_lightning.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
-        # mmap: the optimizer's state, often most of the file, is never read.
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{checkpoint} is not a checkpoint of ssl_lightning: torch cannot read it safely") from error
+        # mmap: the optimizer's state, often most of the file, is not read
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} does not load safely: it holds more than weights and plain values") from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint") from error
     if not isinstance(content, dict) or "ssl_lightning" not in content:
-        raise ValueError(f"{checkpoint} is not a checkpoint of ssl_lightning: it has no entry 'ssl_lightning'")
+        raise ValueError(f"{path} was not written by ssl-lightning: it does not say which method it is of")
+    return content
+
+
+def _read(checkpoint: str | Path) -> dict[str, Any]:
+    """The same, of a method with an image backbone."""
+    content = read_checkpoint(checkpoint)
     if "backbone" not in content["ssl_lightning"]["init_args"]:
         raise ValueError(f"{checkpoint} holds no image backbone: it is of {content['ssl_lightning']['class_path']}")
     return content

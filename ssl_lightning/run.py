@@ -3,14 +3,12 @@
 import json
 import math
 import os
-import pickle
 import sys
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
@@ -19,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from callbacks.results import atomic_open
+from ssl_lightning.export import read_checkpoint
 
 
 class Saved(NamedTuple):
@@ -51,20 +50,12 @@ def find_checkpoint(run: str | None, ckpt_path: str | None) -> Path | None:
     return Path(ckpt_path)
 
 
-def read_checkpoint(path: Path) -> Saved:
+def saved_method(checkpoint: Path) -> Saved:
     """
     Raises:
         ValueError: the file is no checkpoint, or was not written by ssl_lightning.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} does not load safely: it holds more than weights and plain values") from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint") from error
-    saved = checkpoint.get("ssl_lightning") if isinstance(checkpoint, dict) else None
-    if saved is None:
-        raise ValueError(f"{path} was not written by ssl-lightning: it does not say which method it is of")
+    saved = read_checkpoint(checkpoint)["ssl_lightning"]
     return Saved(saved["class_path"], saved["init_args"])
 
 

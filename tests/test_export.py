@@ -201,11 +201,11 @@ def test_another_file_is_not_taken_for_a_checkpoint(tmp_path):
     whole = save(tmp_path / "whole.ckpt", build("convnet", image_size=32)).read_bytes()
     for content in (b"", b"no checkpoint at all", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"other.ckpt is not a checkpoint of ssl_lightning: torch cannot read"):
+        with pytest.raises(ValueError, match=r"other.ckpt (is not a whole checkpoint|does not load safely)"):
             load_backbone(path)
     for value in ({"state_dict": {}}, torch.rand(2)):
         torch.save(value, path)
-        with pytest.raises(ValueError, match="is not a checkpoint of ssl_lightning: it has no entry"):
+        with pytest.raises(ValueError, match="was not written by ssl-lightning"):
             load_backbone(path)
     ours = {"class_path": "ssl_lightning.methods.masked.bert.BERT", "init_args": {}, "version": "0.1.0"}
     torch.save({"state_dict": {}, "ssl_lightning": ours}, path)
@@ -215,7 +215,7 @@ def test_another_file_is_not_taken_for_a_checkpoint(tmp_path):
 
 def test_a_checkpoint_cannot_run_code(tmp_path):
     torch.save({"ssl_lightning": {}, "model": nn.Linear(1, 1)}, tmp_path / "unsafe.ckpt")
-    with pytest.raises(ValueError, match="torch cannot read it safely"):
+    with pytest.raises(ValueError, match="does not load safely"):
         load_backbone(tmp_path / "unsafe.ckpt")
 
 
