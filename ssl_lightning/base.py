@@ -113,6 +113,7 @@ class SSLModule(LightningModule):
             f"learning rate {lr:.4g} = {self.lr:g} by rule {self.lr_rule!r} for a global batch of {batch} "
             f"(base {self.base_batch_size}); {total} optimizer steps"
         )
+        self.resolved_lr, self.global_batch = lr, batch
         groups = param_groups(self, self.weight_decay, self.decay_norm_and_bias)
         optimizer = self.make_optimizer(groups, lr=lr, **self.optimizer_args)
 
@@ -126,6 +127,19 @@ class SSLModule(LightningModule):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """
+        Raises:
+            ValueError: the run goes on with a global batch whose rate the restored optimizer does not have.
+        """
+        restored = self.trainer.lr_scheduler_configs[0].scheduler.base_lrs[0]
+        if not math.isclose(restored, self.resolved_lr):
+            raise ValueError(
+                f"the checkpoint's optimizer has the learning rate {restored:.4g}, a global batch of "
+                f"{self.global_batch} would take {self.resolved_lr:.4g}: go on with the global batch of the run "
+                "(batch x accumulation x processes), or start a new one"
+            )
 
     def uniform(self, index: Tensor, n: int) -> Tensor:
         """Random numbers for a pretext task: (B,) places in the data set -> (B, n) float32 in [0, 1) on the CPU.
