@@ -4,6 +4,8 @@ import os
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from callbacks.checkpoint import RunCheckpoint
 from tests.callbacks.test_finite import Breaks, DataLoader
@@ -48,3 +50,14 @@ def test_it_is_written_every_n_steps_and_after_every_epoch(tmp_path, monkeypatch
     monkeypatch.setattr(run, "save_checkpoint", lambda path: (steps.append(run.global_step), save(path)))
     run.fit(Breaks(at=99), DataLoader(torch.ones(8, 2)))
     assert steps == [4, 8, 12, 16]  # 8 and 16 once, after the epoch
+
+
+def test_all_processes_leave_when_the_first_cannot_write(tmp_path, monkeypatch):
+    def full(self, checkpoint, filepath, storage_options=None):
+        if self.is_global_zero:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(DDPStrategy, "save_checkpoint", full)
+    run = trainer(tmp_path, max_epochs=1, strategy="ddp_fork", devices=2)
+    with pytest.raises(ProcessRaisedException, match=r"cannot write .*last.ckpt: (No space left|another process)"):
+        run.fit(Breaks(at=99), DataLoader(torch.ones(20, 2)))

@@ -2,6 +2,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import DataLoader
 
 from callbacks.checkpoint import RunCheckpoint
@@ -24,7 +25,7 @@ class Breaks(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(model, folder, log_every_n_steps, every_n_steps=2):
+def fit(model, folder, log_every_n_steps, every_n_steps=2, **changes):
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
@@ -34,6 +35,7 @@ def fit(model, folder, log_every_n_steps, every_n_steps=2):
         enable_model_summary=False,
         log_every_n_steps=log_every_n_steps,
         callbacks=[FiniteLoss(), RunCheckpoint(every_n_steps)],
+        **changes,
     )
     trainer.fit(model, DataLoader(torch.ones(20, 2)))
     return trainer
@@ -71,3 +73,16 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
 
 def test_a_finite_run_ends(tmp_path):
     assert fit(Breaks(at=99), tmp_path, log_every_n_steps=3).global_step == 20
+
+
+class BreaksOnOne(Breaks):
+    """Its loss is not a number on the second process alone, and no gradient carries that to the first."""
+
+    def training_step(self, batch, batch_idx):
+        bad = self.trainer.global_rank == 1 and batch_idx >= self.at
+        return {"loss": self.net(batch).mean(), "align": torch.tensor(float("nan") if bad else 0.0)}
+
+
+def test_all_processes_leave_when_one_has_a_term_that_is_not_finite(tmp_path):
+    with pytest.raises(ProcessRaisedException, match="train/align at step 3"):
+        fit(BreaksOnOne(at=3), tmp_path, log_every_n_steps=5, every_n_steps=0, strategy="ddp_fork", devices=2)
