@@ -196,21 +196,7 @@ class FeatureCallback(Callback, ABC):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._on_start()
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._on_start()
-
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._on_batch(trainer, outputs, batch, dataloader_idx)
-
-    def on_test_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -230,8 +216,10 @@ class FeatureCallback(Callback, ABC):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._on_start()  # frees the memory
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._on_start()
+    # the loaders and the outputs of `test` are of the same kind
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_end = on_validation_end
 
 
 def feature_scores(trainer: Trainer) -> list["FeatureScore"]:

@@ -25,7 +25,8 @@ from ssl_lightning.queue import Queue
 class MoCo(ImageModule):
     """A query finds its key, made by a slowly moving copy of the encoder, among a queue of earlier keys.
 
-    The defaults are version 2; version 1 is ``head_layers=1, temperature=0.07, schedule="step"``.
+    The defaults are version 2; version 1 is ``head_layers=1, temperature=0.07, schedule="step"``. The authors' code
+    changes the rate once an epoch, here it moves at every step: ``schedule_interval="epoch"`` does as theirs.
 
     Args:
         temperature: 0.2 in version 2, 0.07 in version 1.
@@ -67,13 +68,8 @@ class MoCo(ImageModule):
             raise ValueError(f"temperature must be greater than 0, got {temperature}")
         if head_layers not in (1, 2):
             raise ValueError(f"head_layers must be 1 (version 1) or 2 (version 2), got {head_layers}")
-        self.temperature, self.momentum, self.symmetric, self.bn_splits = (
-            temperature,
-            momentum,
-            symmetric,
-            bn_splits,
-        )
-        self.head_layers = head_layers
+        self.temperature, self.momentum, self.head_layers = temperature, momentum, head_layers
+        self.symmetric, self.bn_splits = symmetric, bn_splits
         dim = self.backbone.dim
         sizes = [dim, hidden_dim or dim, projection_dim] if head_layers == 2 else [dim, projection_dim]
         self.head = mlp(*sizes, norm=False)
