@@ -156,8 +156,11 @@ class Loader:
         yield from self._loader
 
     def close(self) -> None:
-        """Ends the worker processes; a later iteration starts new ones."""
-        self._loader = None
+        """Ends the worker processes now, whoever still holds an iteration; a later iteration starts new ones."""
+        loader, self._loader = self._loader, None
+        workers = None if loader is None else loader._iterator
+        if workers is not None:  # left to the garbage collector of a cycle, its queues may be closed twice
+            workers._shutdown_workers()  # type: ignore[attr-defined]
 
 
 class TrainLoader(Loader):

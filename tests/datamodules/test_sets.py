@@ -57,7 +57,8 @@ def test_an_unreadable_file_is_an_error_that_names_it(folder, workers):
     loader = Loader(files(folder), EvalBatches(5, 5), workers)
     with pytest.raises(ValueError, match=r"3\.png.*--data\.skip_unreadable true"):
         list(loader)
-    loader.close()
+    loader.close()  # ends the workers, though the error's traceback holds the iteration
+    assert torch.multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
