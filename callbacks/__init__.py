@@ -7,6 +7,7 @@ from callbacks.finite import FiniteLoss
 from callbacks.knn import KNNMonitor
 from callbacks.linear import LinearEvaluation
 from callbacks.momentum import MomentumUpdate
+from callbacks.pictures import PretextPictures
 from callbacks.predictions import PredictionsFile
 from callbacks.preemption import Preemption
 from callbacks.rank import RankMonitor
@@ -23,6 +24,7 @@ __all__ = [
     "MomentumUpdate",
     "PredictionsFile",
     "Preemption",
+    "PretextPictures",
     "RankMonitor",
     "ResultsFile",
     "RunCheckpoint",

@@ -1,20 +1,17 @@
 """Pictures of what the features know: a map of the held-out images, and their nearest images in the bank."""
 
 from itertools import chain
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import CometLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from sklearn.manifold import TSNE
 from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.features import FeatureCallback, Features, all_gather, balanced
 from callbacks.knn import neighbours
-from callbacks.results import atomic_open
+from callbacks.pictures import save_picture, show
 from datamodules.loader import Loader
 
 MAX_CLASSES = 20  # as many as there are colours to tell apart
@@ -34,7 +31,7 @@ class FeatureMap(FeatureCallback):
     `feature_map-*.png` is a t-SNE of the queries' features (van der Maaten and Hinton, 2008), coloured by
     class, of at most 20 classes. `neighbours-*.png` shows queries, each with the bank images whose features
     are nearest: a green frame is the query's class, a red one another class, which is named. The same images
-    are shown every time.
+    are shown every time. Where several layers are evaluated, `feature_map-<layer>-*.png` and so on.
 
     Args:
         points: Most images on the map.
@@ -59,8 +56,8 @@ class FeatureMap(FeatureCallback):
         shown = query.take(balanced(query.label, torch.ones_like, seed=0)[: self.rows_shown])
         places = neighbours(bank.features, shown.features, min(8, len(bank.label)))[1]
         near = bank.take(places.flatten())
-        query_images = images_of(pl_module, loaders[1], kept.get(1, []), shown.index)
-        near_images = images_of(pl_module, loaders[0], kept.get(0, []), near.index)
+        query_images = images_of(pl_module, loaders[1], kept[1][self.layer], shown.index)
+        near_images = images_of(pl_module, loaders[0], kept[0][self.layer], near.index)
         if not trainer.is_global_zero:
             return
         data = getattr(trainer, "datamodule", None)
@@ -79,7 +76,7 @@ class FeatureMap(FeatureCallback):
         if len(mapped.label) > 3:
             pictures["feature_map"] = draw_map(mapped, names, title)
         for name, figure in pictures.items():
-            save_picture(trainer, name, figure)
+            save_picture(trainer, name + f"-{self.layer}" * bool(self.layer), figure)
 
 
 def images_of(pl_module: LightningModule, loader: Loader, rows: list[Features], index: Tensor) -> Tensor:
@@ -140,40 +137,11 @@ def draw_neighbours(query: Tensor, query_label: Tensor, near: Tensor, near_label
     figure.suptitle("Held-out image, and the nearest images of the bank")
     for row, axes in enumerate(grid):
         label = int(query_label[row])
-        _show(axes[0], query[row], "black")
+        show(axes[0], query[row], "black")
         axes[0].set_ylabel(names[label], rotation=0, ha="right", va="center")
         for column in range(k):
             other = int(near_label[row * k + column])
-            _show(axes[column + 1], near[row * k + column], "tab:green" if other == label else "tab:red")
+            show(axes[column + 1], near[row * k + column], "tab:green" if other == label else "tab:red")
             if other != label:
                 axes[column + 1].set_xlabel(names[other], color="tab:red", fontsize=8, labelpad=2)
     return figure
-
-
-def _show(axes: Any, image: Tensor, frame: str) -> None:
-    pixels = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)  # of many bands the first three
-    axes.imshow(pixels.permute(1, 2, 0).numpy())
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(color=frame, linewidth=3)
-
-
-def save_picture(trainer: Trainer, name: str, figure: Any) -> Path:
-    """Writes `pictures/<name>-<stage>.png` into the run's folder, and sends it to loggers of pictures."""
-    if trainer.state.fn == TrainerFn.FITTING:
-        stage = f"val-epoch{trainer.current_epoch:04d}"
-    else:
-        stage = "test" if trainer.testing else "val"
-    path = Path(trainer.default_root_dir, "pictures", f"{name}-{stage}.png")
-    with atomic_open(path) as file:
-        figure.savefig(file, format="png")
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(f"pictures/{name}", figure, trainer.global_step)
-        elif isinstance(logger, WandbLogger):
-            logger.log_image(f"pictures/{name}", [str(path)])
-        elif isinstance(logger, MLFlowLogger):
-            logger.experiment.log_artifact(logger.run_id, str(path), "pictures")
-        elif isinstance(logger, CometLogger):
-            logger.experiment.log_image(str(path), f"pictures/{name}", step=trainer.global_step)
-    return path

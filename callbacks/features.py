@@ -30,20 +30,24 @@ class Features(NamedTuple):
         return Features(self.features[rows], self.label[rows], self.index[rows])
 
 
-def collect(features: Any, batch: Any) -> Features:
-    """One batch's rows.
+def collect(outputs: Any, batch: Any) -> dict[str, Features]:
+    """One batch's rows by layer, "" for a step that returns one tensor.
 
     Raises:
-        ValueError: the step returned something else than (B, D) features.
+        ValueError: the step returned something else than (B, D) features, or such features by layer.
     """
-    if not isinstance(features, Tensor) or features.shape[:-1] != batch.label.shape:
-        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(
-            f"the evaluation step must return features (B, D) with B = {len(batch.label)}, got {got}: "
-            "return self(batch.views[0]), or leave out the callbacks that measure features"
-        )
-    features = features.detach().float()
-    return Features(features, batch.label.to(features.device), batch.index.to(features.device))
+    by_layer = outputs if isinstance(outputs, dict) else {"": outputs}
+    for layer, features in by_layer.items():
+        if not isinstance(features, Tensor) or features.shape[:-1] != batch.label.shape:
+            got = str(tuple(features.shape)) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(
+                f"the evaluation step must return features (B, D) with B = {len(batch.label)}, or a dict of such by "
+                f"layer, got {got}{f' for {layer!r}' * bool(layer)}: return self(batch.views[0]), or leave out the "
+                "callbacks that measure features"
+            )
+    device = next(iter(by_layer.values())).device
+    label, index = batch.label.to(device), batch.index.to(device)
+    return {layer: Features(features.detach().float(), label, index) for layer, features in by_layer.items()}
 
 
 def gather(pl_module: LightningModule, rows: list[Features]) -> Features:
@@ -113,9 +117,11 @@ def feature_callbacks(trainer: Trainer) -> list["FeatureCallback"]:
 class FeatureCallback(Callback, ABC):
     """Hands the features of the bank (evaluation loader 0) and of the queries (loader 1) to `on_features`.
 
-    They are what `validation_step` and `test_step` return. However many of these callbacks a trainer has, the
-    first one keeps and gathers the features for all. The global random generators are left alone, so that how
-    often one evaluates does not change the trained weights.
+    They are what `validation_step` and `test_step` return: a tensor (B, D), or a dict of such tensors by layer, each
+    of which is then measured. However many of these callbacks a trainer has, the first one keeps and gathers the
+    features for all: on every process those of all images and all layers at once, 4 bytes a number, until the end of
+    the evaluation. The global random generators are left alone, so that how often one evaluates does not change the
+    trained weights.
 
     Args:
         every_n_epochs: Epochs between two evaluations during `fit`, 0 for none; `validate` and `test` always
@@ -128,16 +134,17 @@ class FeatureCallback(Callback, ABC):
         if every_n_epochs < 0:
             raise ValueError(f"every_n_epochs must be 0 (never during fit) or more, got {every_n_epochs}")
         self.every_n_epochs = every_n_epochs
-        self.rows: dict[int, list[Features]] = {}
-        self._gathered: list[Features] | None = None
+        self.layer = ""
+        self.rows: dict[int, dict[str, list[Features]]] = {}
+        self._gathered: dict[str, list[Features]] = {}
         self._said_off = False
 
     @abstractmethod
     def on_features(self, trainer: Trainer, pl_module: LightningModule, bank: Features, query: Features) -> None:
-        """Called on every process with the same features."""
+        """Called on every process with the same features, those of `self.layer`."""
 
     def first(self, trainer: Trainer) -> "FeatureCallback":
-        """The callback that keeps the features for all: its `rows` hold this process's batches by loader."""
+        """The callback that keeps the features for all: its `rows` hold this process's batches by loader and layer."""
         return feature_callbacks(trainer)[0]
 
     def is_due(self, trainer: Trainer) -> bool:
@@ -165,12 +172,13 @@ class FeatureCallback(Callback, ABC):
             self._say_off("there are no validation data")
 
     def _on_start(self) -> None:
-        self.rows, self._gathered = {}, None
+        self.rows, self._gathered = {}, {}
 
     def _on_batch(self, trainer: Trainer, outputs: Any, batch: Any, loader: int) -> None:
         everyone = feature_callbacks(trainer)
         if self is everyone[0] and any(c.is_due(trainer) for c in everyone):
-            self.rows.setdefault(loader, []).append(collect(outputs, batch))
+            for layer, rows in collect(outputs, batch).items():
+                self.rows.setdefault(loader, {}).setdefault(layer, []).append(rows)
 
     def _on_end(self, trainer: Trainer, pl_module: LightningModule, loaders: int) -> None:
         if not self.is_due(trainer):
@@ -178,15 +186,24 @@ class FeatureCallback(Callback, ABC):
         if loaders != 2:
             return self._say_off(f"it takes two evaluation loaders, the bank and the queries, and there are {loaders}")
         keeper = self.first(trainer)
-        if keeper._gathered is None:
-            keeper._gathered = [gather(pl_module, keeper.rows.get(i, [])) for i in range(loaders)]
-        bank, query = keeper._gathered
-        if self.needs_labels:
-            bank, query = bank.take(bank.label >= 0), query.take(query.label >= 0)
-        for name, rows in (("bank", bank), ("query set", query)):
-            if not len(rows.label):
-                return self._say_off(f"the {name} has no {'labelled ' * self.needs_labels}images")
-        self.on_features(trainer, pl_module, bank, query)
+        if not keeper._gathered:
+            keeper._gather(trainer, pl_module)
+        for self.layer, (bank, query) in keeper._gathered.items():
+            if self.needs_labels:
+                bank, query = bank.take(bank.label >= 0), query.take(query.label >= 0)
+            for name, rows in (("bank", bank), ("query set", query)):
+                if not len(rows.label):
+                    return self._say_off(f"the {name} has no {'labelled ' * self.needs_labels}images")
+            self.on_features(trainer, pl_module, bank, query)
+
+    def _gather(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # the first process has an image if any has, so it knows the layers
+        layers = trainer.strategy.broadcast(list({layer: None for of in self.rows.values() for layer in of}))
+        for layer in layers:
+            mine = [self.rows.setdefault(loader, {}).setdefault(layer, []) for loader in (0, 1)]
+            self._gathered[layer] = [gather(pl_module, rows) for rows in mine]
+            for rows in mine:  # which images this process served is all that is still needed
+                rows[:] = [batch._replace(features=batch.features.new_zeros(len(batch.label), 0)) for batch in rows]
 
     def _say_off(self, reason: str) -> None:
         if not self._said_off:
@@ -228,7 +245,8 @@ def feature_scores(trainer: Trainer) -> list["FeatureScore"]:
 
 
 class FeatureScore(FeatureCallback):
-    """A number for the features: logs `val/<name>_<key>` or `test/<name>_<key>` for every key of `score`.
+    """A number for the features: logs `val/<name>_<key>` or `test/<name>_<key>` for every key of `score`, followed by
+    `/<layer>` where the evaluation step returns features by layer.
 
     A subclass sets `kind`, its name unless another is given, and `progress_bar`, the keys shown there.
 
@@ -293,9 +311,9 @@ class FeatureScore(FeatureCallback):
         stage = "test" if trainer.testing else "val"
         for key, value in scores.items():
             pl_module.log(
-                f"{stage}/{self.name}_{key}",
+                f"{stage}/{self.name}_{key}" + f"/{self.layer}" * bool(self.layer),
                 value,
-                prog_bar=key in self.progress_bar,
+                prog_bar=key in self.progress_bar and not self.layer,
                 add_dataloader_idx=False,
                 batch_size=1,
                 sync_dist=True,  # already the same on all, up to the order of a GPU's sums

@@ -43,7 +43,10 @@ class PredictionsFile(Callback):
     ) -> None:
         if dataloader_idx > 0:
             raise ValueError("features.npz holds the images of one loader, and predict_dataloader() returned several")
-        self._rows.append(collect(outputs, batch))
+        rows = collect(outputs, batch)
+        if "" not in rows:
+            raise ValueError(f"features.npz holds the features of one layer, got {', '.join(rows)}: choose one")
+        self._rows.append(rows[""])
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = gather(pl_module, self._rows)

@@ -55,7 +55,7 @@ class RankMonitor(FeatureScore):
         super().__init__(every_n_epochs, name=name)
         self.min_rank = min_rank
         self.min_std = min_std
-        self._collapsed = False
+        self._collapsed: set[str] = set()  # layers
 
     @property
     def protocol(self) -> str:
@@ -65,11 +65,12 @@ class RankMonitor(FeatureScore):
         features = query.features[:MAX_IMAGES]
         rank, std = effective_rank(features), spread(features)
         collapsed = bool((rank < self.min_rank) | (std < self.min_std))
-        if collapsed and not self._collapsed:  # once for each collapse
+        if collapsed and self.layer not in self._collapsed:  # once for each collapse
+            of = f" of {self.layer}" * bool(self.layer)
             rank_zero_warn(
-                f"the features have collapsed: effective rank {rank:.2f} of {features.shape[1]} (alarm below "
+                f"the features{of} have collapsed: effective rank {rank:.2f} of {features.shape[1]} (alarm below "
                 f"{self.min_rank:g}), std {std:.3f} of 1 (alarm below {self.min_std:g}): images are hardly "
                 "told apart. Lower the learning rate, and compare warm-up, momentum and batch with the paper"
             )
-        self._collapsed = collapsed
+        (self._collapsed.add if collapsed else self._collapsed.discard)(self.layer)
         return {"rank": rank, "std": std}

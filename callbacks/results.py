@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import os
 import platform
 import subprocess
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -33,6 +34,21 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+@runtime_checkable
+class ReadsLayers(Protocol):
+    """A model whose features are those of inner layers, by name."""
+
+    feature_layers: list[str]
+
+
+@runtime_checkable
+class NamesProtocols(Protocol):
+    """A model with scores of its own: their names without `test/`, and the protocol of each."""
+
+    @property
+    def protocols(self) -> dict[str, str]: ...
+
+
 class ResultsFile(Callback):
     """At the end of `test`, prints a table of the numbers and writes `results.json` into the run's folder.
 
@@ -43,13 +59,9 @@ class ResultsFile(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or is_dry_run(trainer):
             return
-        metrics = {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("test/")}
-        scores = feature_scores(trainer)
-        protocols = {
-            metric: max((s for s in scores if metric.startswith(f"test/{s.name}_")), key=lambda s: len(s.name)).protocol
-            for metric in metrics
-            if any(metric.startswith(f"test/{s.name}_") for s in scores)
-        }
+        logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+        metrics = {k: logged[k] for k in sorted(logged, key=score_of)}  # the layers of a score as they come
+        protocols = self.protocols(trainer, pl_module, metrics)
         print(table(metrics, protocols))
         seed = os.environ.get("PL_GLOBAL_SEED")
         data = getattr(trainer, "datamodule", None)
@@ -69,15 +81,48 @@ class ResultsFile(Callback):
         with atomic_open(Path(trainer.default_root_dir, "results.json")) as file:
             file.write(json.dumps(results, indent=2, default=plain).encode() + b"\n")
 
+    def protocols(self, trainer: Trainer, pl_module: LightningModule, metrics: Mapping[str, float]) -> dict[str, str]:
+        """The protocol of every metric that has one."""
+        found = {}
+        layers = pl_module.feature_layers if isinstance(pl_module, ReadsLayers) else []
+        for metric in metrics:
+            scores = [s for s in feature_scores(trainer) if metric.startswith(f"test/{s.name}_")]
+            if scores:
+                found[metric] = max(scores, key=lambda s: len(s.name)).protocol
+                if layers and metric == score_of(metric):  # else the layer is in the name
+                    found[metric] += f",layer {layers[0]}"
+        own = pl_module.protocols if isinstance(pl_module, NamesProtocols) else {}
+        return found | {f"test/{name}": protocol for name, protocol in own.items() if f"test/{name}" in metrics}
+
+
+def score_of(metric: str) -> str:
+    """`test/knn_top1` of `test/knn_top1/layer2`."""
+    return "/".join(metric.split("/")[:2])
+
 
 def table(metrics: Mapping[str, float], protocols: Mapping[str, str]) -> str:
-    """Lines of score, value and protocol, in columns; a protocol stands beside the first of its scores."""
-    width = max(map(len, metrics), default=0)
+    """Lines of score, value and protocol, in columns; a protocol stands beside the first of its scores.
+
+    Scores of several layers, `test/<score>/<layer>`, follow as a table with a line for each layer.
+    """
+    scores: dict[str, dict[str, float]] = {}  # by layer, "" where there is one only
+    for metric, value in metrics.items():
+        scores.setdefault(score_of(metric), {})[metric[len(score_of(metric)) + 1 :]] = value
+    width = max(map(len, scores), default=0)
     lines, above = [f"{'score':<{width}}  {'value':>9}  protocol"], ""
-    for name, value in metrics.items():
-        protocol = protocols.get(name, "")
-        lines.append(f"{name:<{width}}  {value:>9.4g}  {protocol if protocol != above else ''}".rstrip())
+    for score, values in scores.items():
+        value_words = f"{values['']:.4g}" if "" in values else "by layer"
+        protocol = next((protocols[m] for m in metrics if score_of(m) == score and m in protocols), "")
+        lines.append(f"{score:<{width}}  {value_words:>9}  {protocol if protocol != above else ''}".rstrip())
         above = protocol
+    columns = {score: values for score, values in scores.items() if "" not in values}
+    layers = list(dict.fromkeys(layer for values in columns.values() for layer in values))
+    width = max(map(len, ["layer", *layers]))
+    if columns:
+        lines += ["", "  ".join([f"{'layer':<{width}}", *columns])]
+    for layer in layers:
+        cells = (f"{values.get(layer, math.nan):{len(score)}.4g}" for score, values in columns.items())
+        lines.append("  ".join([f"{layer:<{width}}", *cells]))
     return "\n".join(lines)
 
 

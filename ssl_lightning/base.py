@@ -4,7 +4,7 @@ import copy
 import math
 import zlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,7 +17,7 @@ from datamodules.batch import ImageBatch
 from datamodules.draws import global_seed, uniform
 from datamodules.views import CropFlipViews, Views
 from ssl_lightning import __version__
-from ssl_lightning.backbones import build
+from ssl_lightning.backbones import Backbone, build
 from ssl_lightning.optim import optimizer_class, param_groups
 from ssl_lightning.schedules import LRRule, Schedule, lr_factor, scaled_lr
 
@@ -31,6 +31,16 @@ OPTIMIZATION = (
     "decay_norm_and_bias",
     "optimizer_args",
 )
+
+
+HEAD = "head"  # the feature_layer that is the method's own
+
+
+def no_head(method: type, backbone: Backbone) -> ValueError:
+    return ValueError(
+        f"{method.__name__} has no projection head on its features: choose a layer of {backbone.name}: "
+        f"{backbone.listed_blocks()}"
+    )
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
@@ -54,14 +64,18 @@ class SSLModule(LightningModule):
         weight_decay: Weight decay.
         decay_norm_and_bias: Whether biases and norms are decayed (and, by LARS, adapted) too.
         optimizer_args: Further arguments of the optimizer, such as ``{"momentum": 0.9}``.
-        schedule: ``cosine`` or ``linear`` to 0, ``step`` (x0.1 at each of ``milestones``), or ``constant``.
+        schedule: ``cosine`` or ``linear`` to 0, ``step`` (times ``step_factor`` at each of ``milestones``), or
+            ``constant``.
         schedule_interval: Whether the rate changes at every ``step`` or every ``epoch``.
         warmup_epochs: Epochs in which the rate rises in a line.
         milestones: For ``step``: fractions of the run.
+        step_factor: For ``step``: what the rate is multiplied by.
 
     Raises:
         ValueError: an unknown optimizer, or a rate, decay or warm-up below 0.
     """
+
+    evaluation_settings: ClassVar[tuple[str, ...]] = ()  # arguments that need not be the checkpoint's in an evaluation
 
     def __init__(
         self,
@@ -77,6 +91,7 @@ class SSLModule(LightningModule):
         schedule_interval: Literal["step", "epoch"] = "step",
         warmup_epochs: float = 0,
         milestones: tuple[float, ...] = (0.6, 0.8),
+        step_factor: float = 0.1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()  # also the arguments of the methods that extend this class
@@ -90,7 +105,7 @@ class SSLModule(LightningModule):
         self.lr, self.lr_rule, self.base_batch_size = lr, lr_rule, base_batch_size
         self.weight_decay, self.decay_norm_and_bias = weight_decay, decay_norm_and_bias
         self.schedule, self.schedule_interval = schedule, schedule_interval
-        self.warmup_epochs, self.milestones = warmup_epochs, milestones
+        self.warmup_epochs, self.milestones, self.step_factor = warmup_epochs, milestones, step_factor
 
     def batch_per_step(self) -> int:
         """Samples that all processes together see in one ``training_step``."""
@@ -123,7 +138,7 @@ class SSLModule(LightningModule):
 
         def factor(step: int) -> float:
             held = step if step < warmup else max(warmup, step // unit * unit)
-            return lr_factor(held, total, warmup, self.schedule, self.milestones)
+            return lr_factor(held, total, warmup, self.schedule, self.milestones, self.step_factor)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -182,8 +197,20 @@ class ImageModule(SSLModule):
         image_size: Side of the square images in pixels; the command line takes it from the data.
         in_channels: Channels of the images; the command line takes it from the data.
         backbone_args: Further arguments of the network's constructor.
+        feature_layer: The layer of the network whose output ``forward`` gives, averaged over its places, and whose
+            features are therefore evaluated: the place of a block, from 0 or, negative, from the last, or the dotted
+            name of any layer. Of a list of layers each is evaluated: one pass gives all, and the features of all
+            images and layers are held at once. None: the last features. It does not change training, and ``test``
+            may choose another than ``fit``. ``head``: the output of the method's projection head, in methods that have
+            one under this name (SimCLR, MoCo).
         kwargs: Optimization, see SSLModule.
+
+    Raises:
+        ValueError: there is no such layer, the network cannot take such images, or (when the run starts) the method
+            has no ``head`` on its features.
     """
+
+    evaluation_settings: ClassVar[tuple[str, ...]] = ("feature_layer",)
 
     def __init__(
         self,
@@ -192,25 +219,48 @@ class ImageModule(SSLModule):
         image_size: int = 224,
         in_channels: int = 3,
         backbone_args: dict[str, Any] | None = None,
+        feature_layer: int | str | list[int | str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.image_size = image_size
+        self.image_size, self.feature_layer = image_size, feature_layer
         self.backbone = build(backbone, in_channels=in_channels, image_size=image_size, **(backbone_args or {}))
+        asked = feature_layer if isinstance(feature_layer, list) else [feature_layer]
+        names = (HEAD if layer == HEAD else self.backbone.layer_name(layer) for layer in asked if layer is not None)
+        self.feature_layers = list(dict.fromkeys(names))
+
+    def setup(self, stage: str) -> None:
+        head = getattr(self, HEAD, None)
+        matrices = [p for p in head.parameters() if p.ndim > 1] if isinstance(head, nn.Module) else []
+        if HEAD in self.feature_layers and not (matrices and matrices[0].shape[1] == self.backbone.dim):
+            raise no_head(type(self), self.backbone)
 
     def default_views(self) -> Views:
         """The augmentation of the method's paper, used where the data set is given none."""
         return CropFlipViews()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) float in [0, 1] -> features (B, D)."""
-        return self.backbone(x)
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """Images (B, C, H, W) float in [0, 1] -> features (B, D), by layer where ``feature_layer`` is a list."""
+        if not self.feature_layers:
+            return self.backbone(x)
+        if self.feature_layer == HEAD:
+            return self.get_submodule(HEAD)(self.backbone(x))
+        found = self.backbone.layer_features(x, ["" if name == HEAD else name for name in self.feature_layers])
+        features = {
+            name: found[name] if name != HEAD else self.get_submodule(HEAD)(found[""]) for name in self.feature_layers
+        }
+        return features if isinstance(self.feature_layer, list) else features[self.feature_layers[0]]
 
-    def validation_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if isinstance(self.backbone, Backbone):  # not one of the user's own
+            checkpoint["ssl_lightning"]["backbone"] = self.backbone.recipe
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
         return self(batch.views[0])
 
-    def test_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def test_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
         return self(batch.views[0])
 
-    def predict_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def predict_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
         return self(batch.views[0])

@@ -177,9 +177,10 @@ class SSLCLI(LightningCLI):
             raise UserError(f"{self.checkpoint} is of {there}, --model is {here}: drop --model or --ckpt_path")
         now, then = (json.loads(json.dumps(plain(args))) for args in (model.init_args, saved.init_args))
         self.changed = {k: (then[k], v) for k, v in now.items() if k in then and then[k] != v}
+        free = errors.import_class(model.class_path).evaluation_settings
         for name, (old, new) in self.changed.items():
             here = f"{new!r} for model.{name} would be ignored"
-            if verb != "fit":
+            if verb != "fit" and name not in free:
                 raise UserError(f"{here}: {verb} takes the model from the checkpoint, with {old!r}. Drop it")
             if name in OPTIMIZATION:
                 raise UserError(

@@ -67,7 +67,8 @@ def subclasses(base: type) -> list[str]:
         cls = pending.pop()
         pending += cls.__subclasses__()
         hidden = cls.__name__.startswith("_") or getattr(cls, "__abstractmethods__", None)
-        if not hidden and cls.__module__ != "ssl_lightning.base":
+        inner = cls.__module__.startswith("ssl_lightning.") and not cls.__module__.startswith("ssl_lightning.methods.")
+        if not hidden and not inner:
             found.add(cls.__name__)
     return sorted(found)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from ssl_lightning.backbones import Backbone, build
 
@@ -27,7 +28,34 @@ def load_backbone(checkpoint: str | Path, which: Literal["student", "teacher"] =
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a checkpoint of ssl_lightning, or holds no such backbone.
     """
-    return _backbone(checkpoint, _read(checkpoint), which)
+    recipe, state = read_backbone(checkpoint, which)
+    backbone = build(**recipe)
+    backbone.load_state_dict(state)
+    return backbone.eval()
+
+
+def read_backbone(
+    checkpoint: str | Path, which: Literal["student", "teacher"] = "student"
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The arguments of `build` for the backbone that a checkpoint holds, and its state dict.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a checkpoint of ssl_lightning, or holds no such backbone.
+    """
+    content = read_checkpoint(checkpoint)
+    recipe = content["ssl_lightning"].get("backbone")
+    method = content["ssl_lightning"]["class_path"]
+    if recipe is None:
+        raise ValueError(f"{checkpoint} holds no image backbone: it is of {method}")
+    prefix = {"student": "backbone.", "teacher": "teacher_backbone."}.get(which)
+    if prefix is None:
+        raise ValueError(f'which must be "student" or "teacher", got {which!r}')
+    state = content["state_dict"]
+    state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    if not state:
+        raise ValueError(f"{checkpoint} holds no {which}: {method} has none")
+    return recipe, state
 
 
 def export(
@@ -39,9 +67,9 @@ def export(
     """Write a checkpoint's backbone as safetensors, under its own library's parameter names.
 
     The file holds the trunk without a classifier, and as metadata what one needs to use it: library,
-    architecture, in_channels, image_size, small_stem, backbone_args, dim, mean and std (of images in [0, 1]),
-    method, which and version; small_stem, mean, std and the numbers are in JSON. It is written whole or not
-    at all.
+    architecture, in_channels, image_size, small_stem, lightness (whether the network takes L / 100 of CIE Lab in
+    place of RGB), backbone_args, dim, mean and std (of images in [0, 1]), method, which and version; all but the
+    names are in JSON. It is written whole or not at all.
 
     Args:
         checkpoint: A checkpoint written by `ssl-lightning fit`.
@@ -63,11 +91,11 @@ def export(
     output = Path(output)
     if output.suffix != ".safetensors":
         raise ValueError(f"output must end in .safetensors, got {output}")
-    content = _read(checkpoint)
-    backbone = _backbone(checkpoint, content, which)
+    backbone = load_backbone(checkpoint, which)
+    arguments = {k: v for k, v in backbone.recipe.items() if k not in ("name", "in_channels", "image_size")}
     if layout not in ("native", backbone.library):
-        backbone = _in_layout(backbone, content, layout)
-    written_by = content["ssl_lightning"]
+        backbone = _in_layout(backbone, layout)
+    written_by = read_checkpoint(checkpoint)["ssl_lightning"]
     metadata = {
         "format": "pt",
         "library": backbone.library,
@@ -75,7 +103,8 @@ def export(
         "in_channels": json.dumps(backbone.in_channels),
         "image_size": json.dumps(backbone.image_size),
         "small_stem": json.dumps(backbone.small_stem),
-        "backbone_args": json.dumps(written_by["init_args"].get("backbone_args") or {}),
+        "lightness": json.dumps(backbone.lightness),
+        "backbone_args": json.dumps(arguments),
         "dim": json.dumps(backbone.dim),
         "mean": json.dumps(backbone.mean.flatten().tolist()),
         "std": json.dumps(backbone.std.flatten().tolist()),
@@ -116,39 +145,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _read(checkpoint: str | Path) -> dict[str, Any]:
-    """The same, of a method with an image backbone."""
-    content = read_checkpoint(checkpoint)
-    if "backbone" not in content["ssl_lightning"]["init_args"]:
-        raise ValueError(f"{checkpoint} holds no image backbone: it is of {content['ssl_lightning']['class_path']}")
-    return content
-
-
-def _build(content: dict[str, Any], name: str) -> Backbone:
-    args = content["ssl_lightning"]["init_args"]
-    return build(name, args["in_channels"], args["image_size"], **(args.get("backbone_args") or {}))
-
-
-def _backbone(checkpoint: str | Path, content: dict[str, Any], which: str) -> Backbone:
-    prefix = {"student": "backbone.", "teacher": "teacher_backbone."}.get(which)
-    if prefix is None:
-        raise ValueError(f'which must be "student" or "teacher", got {which!r}')
-    state = content["state_dict"]
-    state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-    if not state:
-        raise ValueError(f"{checkpoint} holds no {which}: {content['ssl_lightning']['class_path']} has none")
-    backbone = _build(content, content["ssl_lightning"]["init_args"]["backbone"])
-    backbone.load_state_dict(state)
-    return backbone.eval()
-
-
-def _in_layout(backbone: Backbone, content: dict[str, Any], layout: str) -> Backbone:
+def _in_layout(backbone: Backbone, layout: str) -> Backbone:
     """Load the weights into the other library's network of this name; refuse where it is another function."""
     if layout not in ("torchvision", "timm"):
         raise ValueError(f'layout must be "native", "torchvision" or "timm", got {layout!r}')
     refusal = f"{layout} has no network with the weights of {backbone.name}: export with layout=native"
     try:
-        other = _build(content, f"{layout}/{backbone.architecture.partition('.')[0]}").eval()
+        name = f"{layout}/{backbone.architecture.partition('.')[0]}"
+        other = build(**{**backbone.recipe, "name": name}).eval()
         other.load_state_dict(backbone.state_dict())
     except (RuntimeError, ValueError) as error:
         raise ValueError(refusal) from error

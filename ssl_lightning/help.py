@@ -16,7 +16,13 @@ METHODS = {
     "SimCLR": "two views of one picture attract, the other pictures repel",
     "MoCo": "contrast with a queue of keys from a slow copy of the encoder (versions 1 and 2)",
     "MoCoV3": "contrast within the batch with a slow copy of the encoder, for vision transformers too",
+    "RotNet": "tell by how much the picture has been turned",
+    "AET": "tell which affine or projective transformation leads to the warped picture",
+    "Jigsaw": "tell how the tiles of a picture have been shuffled",
+    "Colorization": "tell the colours of a grey picture",
     "Classifier": "supervised classification, the yardstick",
+    "LinearProbe": "a linear layer on the frozen features of a checkpoint",
+    "MapProbe": "a convolutional or fully connected classifier on a frozen block of a checkpoint",
 }
 DATA = {
     "Digits": "1,797 scanned digits that come with scikit-learn; no download",

@@ -22,6 +22,7 @@ def lr_factor(
     warmup: int,
     schedule: Schedule,
     milestones: tuple[float, ...] = (),
+    step_factor: float = 0.1,
 ) -> float:
     """The factor of the base rate at optimizer step ``step`` (0 ... total - 1).
 
@@ -29,8 +30,9 @@ def lr_factor(
         step: Optimizer steps already made.
         total: Optimizer steps of the whole run.
         warmup: Steps in which the factor rises in a line from 1 / warmup to 1.
-        schedule: ``cosine`` and ``linear`` fall to 0 at ``total``; ``step`` divides by 10 at each milestone.
+        schedule: ``cosine`` and ``linear`` fall to 0 at ``total``; ``step`` multiplies at each milestone.
         milestones: Fractions of the run in (0, 1), for ``step``.
+        step_factor: What ``step`` multiplies by.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -40,5 +42,5 @@ def lr_factor(
     if schedule == "linear":
         return 1 - progress
     if schedule == "step":
-        return 0.1 ** sum(step >= m * total for m in milestones)
+        return step_factor ** sum(step >= m * total for m in milestones)
     return 1.0

@@ -14,6 +14,7 @@ from ssl_lightning.__main__ import main
 Snapshot = dict[Path, bytes]
 
 FIT = "fit --model SimCLR --data Digits --model.backbone convnet"
+PROBE = "fit --model LinearProbe --data Digits --model.checkpoint"
 FOLDER = (
     "fit --model SimCLR --model.backbone convnet --data ImageFolder --data.image_size 8 --data.batch_size 2 --data.root"
 )
@@ -85,7 +86,7 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     (None, f"{FIT} --trainer.max_epoch 3", ["no option --trainer.max_epoch", "Did you mean --trainer.max_epochs?"]),
     (None, f"{FIT} --ckpt last", ["no option --ckpt.", "Did you mean --ckpt_path?"]),
     (None, f"{FIT} --knn.neighbours 3", ["no option --knn.neighbours"]),
-    (None, "fit --data Digits", ["fit needs --model", "Known: ", "MoCoV3, SimCLR"]),
+    (None, "fit --data Digits", ["fit needs --model", "Known: ", "MoCoV3, RotNet"]),
     (None, "fit --model SimCLR", ["fit needs --data", "Known: ", "CIFAR10"]),
     (None, "fit -c nothere.yaml", ["nothere.yaml", "not exist"]),
     (strange_files, "fit -c typo.yaml", ["'modle", "Did you mean model?"]),
@@ -132,6 +133,19 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     ),
     (other_method, "test --run moco --ckpt_path last --data.image_size 16", ["image_size 32", "--data.image_size 32"]),
     (other_method, f"{FIT} --run other --ckpt_path moco/checkpoints/last.ckpt", ["is of MoCo", "SimCLR"]),
+    (other_method, "test --run moco --ckpt_path last --model.feature_layer 9", ["no layer 9", "3 (layers.11)"]),
+    (other_method, "test --run moco --ckpt_path last --model.feature_layer 0,1", ["Several layers are a list, [0,1]"]),
+    (None, f"{FIT} --model.feature_layer layers.2x", ["no layer 'layers.2x'", "Did you mean layers.2?"]),
+    (
+        None,
+        "fit --model AET --data Digits --model.backbone convnet --model.feature_layer head",
+        ["AET has no projection"],
+    ),
+    (None, f"{PROBE} nothere.ckpt", ["there is no checkpoint nothere.ckpt"]),
+    (strange_files, f"{PROBE} foreign.ckpt", ["foreign.ckpt was not written by ssl-lightning"]),
+    (other_method, f"{PROBE} moco/checkpoints/last.ckpt --data.image_size 16", ["size 32", "--data.image_size 32"]),
+    (other_method, f"{PROBE} moco/checkpoints/last.ckpt --model.feature_layer 9", ["no layer 9", "3 (layers.11)"]),
+    (other_method, f"{PROBE} moco/checkpoints/last.ckpt --model.feature_layer head", ["LinearProbe has no projection"]),
     (None, f"{FIT} --run nothere --ckpt_path last", ["there is no nothere/checkpoints/last.ckpt", "--run"]),
     (None, f"{FIT} --ckpt_path last", ["--ckpt_path last needs --run"]),
     (None, f"{FIT} --ckpt_path best", ["best", "last"]),

@@ -133,6 +133,32 @@ def test_run_is_one_folder_that_goes_on_and_is_tested(capsys):
     assert Path("a.safetensors").is_file()
 
 
+def test_layers_are_chosen_when_tested_and_a_probe_follows_a_run(capsys):
+    main([*FIT, "--trainer.max_epochs", "1", "--run", "a"])
+    once = ["--linear.epochs", "1", "--map.points", "20"]
+    main(["test", "--run", "a", "--ckpt_path", "last", "--model.feature_layer", "[0, -1, head]", *once])
+    results = json.loads(Path("a/results.json").read_text())
+    layers = ["layers.2", "layers.11", "head"]
+    assert [name for name in results["metrics"] if "knn_top1" in name] == [f"test/knn_top1/{x}" for x in layers]
+    assert results["model"]["init_args"]["feature_layer"] == [0, -1, "head"]
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("layer ")) :]
+    assert [line.split()[0] for line in table[:4]] == ["layer", *layers]
+    main(["predict", "--run", "a", "--ckpt_path", "last", "--model.feature_layer", "-2"])
+    assert np.load("a/features.npz")["features"].shape == (360, 128)
+
+    checkpoint = "a/checkpoints/last.ckpt"
+    probe = ["fit", "--model", "LinearProbe", "--data", "Digits", "--model.checkpoint", checkpoint, *BLIND]
+    few = ["--trainer.limit_train_batches", "2", "--trainer.max_epochs"]
+    main([*probe, *few, "1", "--run", "p", "--model.feature_layer", "-2"])
+    Path(checkpoint).unlink()
+    main(["fit", "--run", "p", "--ckpt_path", "last", *few, "2"])
+    main(["test", "--run", "p", "--ckpt_path", "last", *once])
+    results = json.loads(Path("p/results.json").read_text())
+    assert results["protocols"]["test/top1"].startswith("linear-probe-v1: frozen,eval mode,layer layers.8,batch norm")
+    assert results["protocols"]["test/top1"].endswith("after 2 epochs")
+
+
 def test_what_the_user_says_wins_over_the_checkpoint_when_a_fit_goes_on():
     main([*FIT, "--trainer.max_epochs", "1", "--run", "a", "--model.projection_dim", "16"])
     main(["fit", "--run", "a", "--ckpt_path", "last", "--trainer.max_epochs", "2", "--model.temperature", "0.7"])

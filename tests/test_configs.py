@@ -14,6 +14,11 @@ METHODS = sorted((CONFIGS / "method").glob("*.yaml"))
 DATA = sorted((CONFIGS / "data").glob("*.yaml"))
 
 
+def untrained(path: Path) -> list[str]:
+    """What a method file that wants a checkpoint takes in its place."""
+    return ["--model.backbone", "convnet"] if path.stem.endswith("probe") else []
+
+
 def build(*words: str) -> SSLCLI:
     return SSLCLI(["fit", *words, "--run", "runs/none"])
 
@@ -29,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
 def test_method_file_composes_with_a_data_file(path):
-    cli = build("-c", str(path), "-c", str(CONFIGS / "data" / "digits.yaml"))
+    cli = build("-c", str(path), "-c", str(CONFIGS / "data" / "digits.yaml"), *untrained(path))
     assert type(cli.model).__name__.lower() == path.stem.replace("_", "")
     assert type(cli.datamodule).__name__ == "Digits"
 
@@ -62,8 +67,8 @@ def test_file_repeats_no_default(path):
     """A file holds what differs from the defaults."""
     given = yaml.safe_load(path.read_text())
     (key,) = {"model", "data"} & set(given)
-    words = ["-c", str(path), *(["--data", "Digits"] if key == "model" else ["--model", "SimCLR"])]
-    bare = ["--model" if key == "model" else "--data", given[key]["class_path"]]
+    words = ["-c", str(path), *(["--data", "Digits"] if key == "model" else ["--model", "SimCLR"]), *untrained(path)]
+    bare = ["--model" if key == "model" else "--data", given[key]["class_path"], *untrained(path)]
     other = ["--data", "Digits"] if key == "model" else ["--model", "SimCLR"]
     if key == "data" and "root" in given[key].get("init_args", {}) and path.stem == "image_folder":
         bare += ["--data.root", "other"]

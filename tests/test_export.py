@@ -26,7 +26,7 @@ def trained(name, **kwargs):
     return backbone.eval()
 
 
-def save(path, backbone, teacher=None, name=None, args=None):
+def save(path, backbone, teacher=None):
     """Write what a method's checkpoint holds."""
     heads = {
         "head.0.weight": torch.rand(2, 2),
@@ -35,15 +35,8 @@ def save(path, backbone, teacher=None, name=None, args=None):
     state = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
     if teacher is not None:
         state |= {f"teacher_backbone.{key}": value for key, value in teacher.state_dict().items()}
-    init_args = {
-        "backbone": name or backbone.name,
-        "in_channels": backbone.in_channels,
-        "image_size": backbone.image_size,
-        "backbone_args": args,
-        "lr": 0.1,
-    }
-    ours = {"class_path": "ssl_lightning.methods.x.X", "init_args": init_args, "version": "0.1.0"}
-    torch.save({"state_dict": heads | state, "ssl_lightning": ours, "epoch": 3}, path)
+    ours = {"class_path": "ssl_lightning.methods.x.X", "init_args": {"lr": 0.1}, "version": "0.1.0"}
+    torch.save({"state_dict": heads | state, "ssl_lightning": ours | {"backbone": backbone.recipe}, "epoch": 3}, path)
     return path
 
 
@@ -80,7 +73,7 @@ def test_a_plain_torchvision_resnet_gives_the_same_features(tmp_path, size, chan
 )
 def test_a_plain_timm_model_gives_the_same_features(tmp_path, name, size, args):
     backbone = trained(name, image_size=size, **args)
-    export(save(tmp_path / "last.ckpt", backbone, name=name, args=args), tmp_path / "net.safetensors")
+    export(save(tmp_path / "last.ckpt", backbone), tmp_path / "net.safetensors")
     weights, metadata = read(tmp_path / "net.safetensors")
     assert metadata["library"] == "timm"
     given = json.loads(metadata["backbone_args"]) | ({"img_size": size} if args else {})
@@ -99,7 +92,7 @@ def test_the_file_loads_into_a_whole_model_but_for_its_classifier(tmp_path):
 
 def test_our_own_networks_are_exported_under_their_own_names(tmp_path):
     backbone = trained("convnet", in_channels=2, image_size=32, width=8)
-    path = save(tmp_path / "last.ckpt", backbone, args={"width": 8})
+    path = save(tmp_path / "last.ckpt", backbone)
     metadata = export(path, tmp_path / "deep" / "net.safetensors")
     weights, stored = read(tmp_path / "deep" / "net.safetensors")
     assert stored == metadata
@@ -111,6 +104,7 @@ def test_our_own_networks_are_exported_under_their_own_names(tmp_path):
         "in_channels": "2",
         "image_size": "32",
         "small_stem": "false",
+        "lightness": "false",
         "backbone_args": '{"width": 8}',
         "dim": "64",
         "mean": "[0.5, 0.5]",
@@ -153,7 +147,7 @@ def test_weights_in_channels_last_are_exported(tmp_path):
 def test_student_and_teacher_are_told_apart(tmp_path):
     args = {"image_size": 32, "width": 8}
     student, teacher = trained("convnet", **args), trained("convnet", **args, mean=0.25)
-    path = save(tmp_path / "last.ckpt", student, teacher, args={"width": 8})
+    path = save(tmp_path / "last.ckpt", student, teacher)
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(load_backbone(path)(x), student(x))
     assert torch.equal(load_backbone(str(path), "teacher")(x), teacher(x))

@@ -53,3 +53,8 @@ def test_warm_up_in_a_run(tmp_path, batches, accumulate, interval, warmup, expec
     run.fit(model, data())
     for rate, value in zip(rates.rates, expected, strict=False):
         assert rate < 0.1 if value is None else rate == pytest.approx(value)
+
+
+def test_the_factor_of_a_step_can_be_chosen():
+    steps = [lr_factor(s, 100, 0, "step", (0.3, 0.6), 0.2) for s in (29, 30, 60)]
+    assert steps == pytest.approx([1, 0.2, 0.04])

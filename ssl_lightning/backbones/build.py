@@ -11,10 +11,16 @@ from torchvision import models
 
 from ssl_lightning.backbones import cifar_resnet, surgery
 from ssl_lightning.backbones.backbone import Backbone
+from ssl_lightning.backbones.cfn import CFN
 from ssl_lightning.backbones.convnet import ConvNet
+from ssl_lightning.backbones.nin import nin3, nin4, nin5
 
 OWN: dict[str, Callable[..., nn.Module]] = {
+    "cfn": CFN,
     "convnet": ConvNet,
+    "nin3": nin3,
+    "nin4": nin4,
+    "nin5": nin5,
     "resnet20": cifar_resnet.resnet20,
     "resnet32": cifar_resnet.resnet32,
     "resnet56": cifar_resnet.resnet56,
@@ -30,6 +36,7 @@ def build(
     mean: float | list[float] | None = None,
     std: float | list[float] | None = None,
     small_stem: bool | None = None,
+    lightness: bool = False,
     **kwargs: Any,
 ) -> Backbone:
     """Build a backbone by name, with random weights and without a classifier.
@@ -47,6 +54,8 @@ def build(
         small_stem: Whether a ResNet begins with a 3x3 convolution of stride 1 and no max-pool, in place of
             7x7, stride 2 and max-pool. By default it does for images of at most 64 px. timm's ResNets with a
             stem of three convolutions (resnet50d, resnet10t) keep it.
+        lightness: Show the network only the lightness of the RGB images: it is built for one channel, L / 100 of CIE
+            Lab, to which mean and std belong.
         **kwargs: Go to the library's constructor, such as `patch_size` for a vision transformer.
 
     Raises:
@@ -54,19 +63,20 @@ def build(
             cannot take images of this size.
     """
     library, architecture = _resolve(name)
+    channels = 1 if lightness else in_channels
     if library == "ssl_lightning":
-        net = _construct(name, OWN[architecture], {"in_channels": in_channels}, kwargs)
+        net = _construct(name, OWN[architecture], {"in_channels": channels}, kwargs)
     elif library == "torchvision":
-        net = _from_torchvision(name, architecture, in_channels, image_size, kwargs)
+        net = _from_torchvision(name, architecture, channels, image_size, kwargs)
     else:
-        net = _from_timm(name, architecture, in_channels, image_size, kwargs)
+        net = _from_timm(name, architecture, channels, image_size, kwargs)
     stem = surgery.has_resnet_stem(net)
     if small_stem and not stem:
         raise ValueError(f"small_stem is for ResNets that begin with one 7x7 convolution: {name} does not")
     small = stem and (image_size <= SMALL_IMAGE if small_stem is None else small_stem)
     if small:
         surgery.shrink_stem(net)
-    return Backbone(
+    backbone = Backbone(
         net,
         library=library,
         architecture=architecture,
@@ -75,7 +85,12 @@ def build(
         mean=mean,
         std=std,
         small_stem=small,
+        lightness=lightness,
     )
+    given = {"mean": mean, "std": std, "small_stem": small_stem, "lightness": lightness or None, **kwargs}
+    given = {key: value for key, value in given.items() if value is not None}
+    backbone.recipe = {"name": name, "in_channels": in_channels, "image_size": image_size, **given}
+    return backbone
 
 
 def list_backbones() -> list[str]:

@@ -4,5 +4,22 @@ from ssl_lightning.methods.contrastive.moco import MoCo
 from ssl_lightning.methods.contrastive.moco_v3 import MoCoV3
 from ssl_lightning.methods.contrastive.simclr import SimCLR
 from ssl_lightning.methods.supervised.classifier import Classifier
+from ssl_lightning.methods.transfer.linear_probe import LinearProbe
+from ssl_lightning.methods.transfer.map_probe import MapProbe
+from ssl_lightning.methods.transform_prediction.aet import AET
+from ssl_lightning.methods.transform_prediction.colorization import Colorization
+from ssl_lightning.methods.transform_prediction.jigsaw import Jigsaw
+from ssl_lightning.methods.transform_prediction.rotnet import RotNet
 
-__all__ = ["Classifier", "MoCo", "MoCoV3", "SimCLR"]
+__all__ = [
+    "AET",
+    "Classifier",
+    "Colorization",
+    "Jigsaw",
+    "LinearProbe",
+    "MapProbe",
+    "MoCo",
+    "MoCoV3",
+    "RotNet",
+    "SimCLR",
+]

@@ -1,14 +1,9 @@
-from types import SimpleNamespace
-from unittest.mock import MagicMock, create_autospec
-
 import pytest
 import torch
-from lightning.pytorch.loggers import CometLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch.utils.data import DataLoader
 
-from callbacks.feature_map import FeatureMap, images_of, save_picture
+from callbacks.feature_map import FeatureMap, images_of
 from tests.callbacks.tiny import TWO_PROCESSES, TinyData, TinyModel, trainer
 
 
@@ -41,7 +36,7 @@ def test_the_images_are_those_asked_for(tmp_path):
     class Check(FeatureMap):
         def on_features(self, trainer, pl_module, bank, query):
             index = torch.tensor([22, 0, 7, 7])
-            found = images_of(pl_module, trainer.val_dataloaders[1], self.rows[1], index)
+            found = images_of(pl_module, trainer.val_dataloaders[1], self.rows[1][""], index)
             assert torch.equal(found, trainer.datamodule.sets[1][index.tolist()].image)
             self.checked = True
 
@@ -80,24 +75,3 @@ def test_another_loader_is_an_error(tmp_path):
 def test_arguments_out_of_range_are_errors(arguments):
     with pytest.raises(ValueError, match="points must be 4 or more"):
         FeatureMap(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("kind", "call"),
-    [
-        (TensorBoardLogger, "experiment.add_figure"),
-        (WandbLogger, "log_image"),
-        (MLFlowLogger, "experiment.log_artifact"),
-        (CometLogger, "experiment.log_image"),
-    ],
-)
-def test_loggers_of_pictures_get_the_file(kind, call, tmp_path):
-    logger = create_autospec(kind, instance=True, experiment=MagicMock())
-    run = SimpleNamespace(
-        state=SimpleNamespace(fn=None), testing=True, default_root_dir=tmp_path, loggers=[logger], global_step=7
-    )
-    path = save_picture(run, "neighbours", Figure())
-    assert path.exists()
-    assert [str(made).split("(")[0] for made in logger.mock_calls if call.split("(")[0] in str(made)]
-    if kind is not TensorBoardLogger:
-        assert str(path) in str(logger.mock_calls)

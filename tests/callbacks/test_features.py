@@ -210,13 +210,78 @@ def test_an_image_served_twice_counts_once(tmp_path):
     assert record.seen[0][0].index.tolist() == list(range(61))
 
 
-def test_a_step_that_returns_no_features_is_an_error(tmp_path):
+@pytest.mark.parametrize(
+    ("step", "got"),
+    [
+        (lambda x: {"loss": x.mean()}, r"\(\) for 'loss'"),
+        (lambda x: x[1:], r"\(7, 8\): return"),
+        (lambda x: [x], "list"),
+    ],
+)
+def test_a_step_that_returns_no_features_is_an_error(tmp_path, step, got):
     class NoFeatures(TinyModel):
         def validation_step(self, batch, batch_idx, dataloader_idx=0):
-            return {"loss": self(batch.image.float()).mean()}
+            return step(self(batch.image.float()))
 
-    with pytest.raises(ValueError, match=r"must return features \(B, D\) with B = 8, got dict"):
+    with pytest.raises(ValueError, match=rf"must return features \(B, D\) with B = 8, .* got {got}"):
         trainer(tmp_path, KNNMonitor(k=3)).validate(NoFeatures(), TinyData(), verbose=False)
+
+
+class Layered(TinyModel):
+    """Returns features of two widths by layer, or those of the named one."""
+
+    def __init__(self, only=None):
+        super().__init__()
+        self.only = only
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        x = batch.image.float() / 255
+        layers = {"b": x.mean((2, 3)), "a": self(x)}
+        return layers[self.only] if self.only else layers
+
+    test_step = validation_step
+
+
+def layer_scores(tmp_path, only=None, queries=23, **settings):
+    torch.manual_seed(1)
+    callbacks = KNNMonitor(k=3), LinearEvaluation(epochs=1), KNNMonitor(3, name="few", labels_per_class=5)
+    run = trainer(tmp_path, *callbacks, RankMonitor(min_rank=0, min_std=0), **settings)
+    run.validate(Layered(only), TinyData(queries=queries), verbose=False)
+    return {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+def test_each_layer_is_scored_as_if_it_were_the_only_one(tmp_path):
+    both = layer_scores(tmp_path)
+    assert len(both) == 2 * 6
+    assert both["val/linear_top1/a"] != both["val/linear_top1/b"]
+    for layer in "ab":
+        only = layer_scores(tmp_path, layer)
+        assert {name: both[f"{name}/{layer}"] for name in only} == only
+
+
+@pytest.mark.parametrize("queries", [23, 1])
+def test_two_processes_score_layers_as_one_does(tmp_path, queries):
+    one, two = (layer_scores(tmp_path, queries=queries, **settings) for settings in ({}, TWO_PROCESSES))
+    assert one.keys() == two.keys()
+    assert one == pytest.approx(two, abs=1e-5)
+
+
+def test_a_process_without_any_image_knows_the_layers(tmp_path):
+    alone = RankMonitor(min_rank=0, min_std=0)
+    run = trainer(tmp_path, alone, **TWO_PROCESSES)
+    run.validate(Layered(), TinyData(bank=1, queries=1), verbose=False)
+    assert "val/feature_rank/b" in run.callback_metrics
+
+
+def test_of_a_layer_only_the_gathered_features_are_kept(tmp_path):
+    class Watch(Record):
+        def score(self, bank, query):
+            assert [r.features.numel() for of in self.rows.values() for rows in of.values() for r in rows] == [0] * 22
+            return super().score(bank, query)
+
+    watch = Watch()
+    trainer(tmp_path, watch).validate(Layered(), TinyData(), verbose=False)
+    assert [bank.features.shape for bank, _ in watch.seen] == [(61, 3), (61, 8)]
 
 
 def test_few_labels_are_balanced_and_the_same_in_every_run(tmp_path):

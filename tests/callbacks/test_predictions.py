@@ -32,6 +32,15 @@ def test_two_processes_write_what_one_writes(tmp_path):
     assert all((one[name] == two[name]).all() for name in one)
 
 
+def test_several_layers_are_an_error(tmp_path):
+    class Layers(TinyModel):
+        def predict_step(self, batch, batch_idx, dataloader_idx=0):
+            return {"first": self(batch.image.float()), "last": self(batch.image.float())}
+
+    with pytest.raises(ValueError, match="features of one layer, got first, last"):
+        trainer(tmp_path, PredictionsFile()).predict(Layers(), TinyData(), return_predictions=False)
+
+
 def test_several_loaders_are_an_error(tmp_path):
     class Several(TinyData):
         def predict_dataloader(self):

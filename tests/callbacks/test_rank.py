@@ -54,3 +54,15 @@ def test_features_of_nothing_but_zeros_count_as_collapsed():
     with pytest.warns(UserWarning, match="collapsed"):
         scores = RankMonitor().score(zeros, zeros)
     assert all(torch.as_tensor(value).isfinite() for value in scores.values())
+
+
+def test_each_layer_is_warned_of_by_name_and_once():
+    monitor, flat, good = RankMonitor(), rows(torch.ones(50, 8)), rows(torch.randn(50, 8))
+    warned = []
+    for layer, features in (("a", flat), ("b", good), ("a", flat), ("b", flat)):
+        monitor.layer = layer
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            monitor.score(features, features)
+        warned.append([str(w.message).split(" have")[0] for w in caught])
+    assert warned == [["the features of a"], [], [], ["the features of b"]]

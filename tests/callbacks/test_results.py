@@ -32,6 +32,40 @@ def test_results_hold_numbers_protocols_and_where_they_come_from(tmp_path, capsy
     assert [s.name for s in feature_scores(run)] == ["knn", "knn_5_labels", "feature"]
 
 
+def test_layers_have_a_table_and_the_protocol_says_which_layer_was_scored(tmp_path, capsys):
+    class Model(TinyModel):
+        feature_layers = ("net",)
+
+        @property
+        def protocols(self):
+            return {"own": "own-v1", "top5": "not logged"}
+
+        def test_step(self, batch, batch_idx, dataloader_idx=0):
+            if dataloader_idx == 1:
+                self.log("test/own", 0.5, add_dataloader_idx=False)
+            features = self(batch.image.float() / 255)
+            return features if len(self.feature_layers) == 1 else {"b.9": features, "b.10": features[:, :3]}
+
+    model, data = Model(), TinyData()
+    results = {}
+    for layers in (["net"], ["b.9", "b.10"]):
+        model.feature_layers = layers
+        trainer(tmp_path, KNNMonitor(k=3), ResultsFile()).test(model, data, verbose=False)
+        results[len(layers)] = json.loads((tmp_path / "results.json").read_text())
+    knn = "knn-v1: k=3,T=0.07,full bank,eval mode"
+    assert results[1]["protocols"] == {"test/knn_top1": f"{knn},layer net", "test/own": "own-v1"}
+    assert results[2]["protocols"] == {"test/knn_top1/b.9": knn, "test/knn_top1/b.10": knn, "test/own": "own-v1"}
+    lines = capsys.readouterr().out.splitlines()
+    assert f"test/knn_top1   by layer  {knn}" in lines
+    values = [results[2]["metrics"][f"test/knn_top1/{layer}"] for layer in ("b.9", "b.10")]
+    assert [line.split() for line in lines[-3:]] == [
+        ["layer", "test/knn_top1"],
+        ["b.9", f"{values[0]:.4g}"],  # as they come, not by the alphabet
+        ["b.10", f"{values[1]:.4g}"],
+    ]
+    assert values[0] == results[1]["metrics"]["test/knn_top1"]
+
+
 def test_one_process_of_two_writes(tmp_path):
     run = trainer(tmp_path, KNNMonitor(k=3), ResultsFile(), **TWO_PROCESSES)
     run.test(TinyModel(), TinyData(), verbose=False)
@@ -59,6 +93,20 @@ def test_the_table_has_columns():
         "test/a_top1        0.5  a-v1: x",
         "test/a_top5          1",  # as above
         "test/loss        12.25",
+    ]
+
+
+def test_layers_are_the_rows_of_a_table():
+    metrics = {"test/a_top1/one": 0.5, "test/a_top1/two.0": 0.25, "test/b/one": 12.25, "test/b/two.0": 1, "test/c": 3}
+    assert table(metrics, {"test/a_top1/one": "a-v1: x"}).splitlines() == [
+        "score            value  protocol",
+        "test/a_top1   by layer  a-v1: x",
+        "test/b        by layer",
+        "test/c               3",
+        "",
+        "layer  test/a_top1  test/b",
+        "one            0.5   12.25",
+        "two.0         0.25       1",
     ]
 
 

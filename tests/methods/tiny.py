@@ -8,15 +8,33 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
-from datamodules import Digits
+from datamodules import Photos
 from ssl_lightning.base import ImageModule
-from ssl_lightning.methods import Classifier, MoCo, MoCoV3, SimCLR
+from ssl_lightning.methods import (
+    AET,
+    Classifier,
+    Colorization,
+    Jigsaw,
+    LinearProbe,
+    MapProbe,
+    MoCo,
+    MoCoV3,
+    RotNet,
+    SimCLR,
+)
 
+VIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}  # of 16 px it makes a map of 4x4
 TINY: dict[type[ImageModule], dict[str, Any]] = {
     SimCLR: {"projection_dim": 8, "temperature": 0.5, "warmup_epochs": 1},
     MoCo: {"projection_dim": 8, "queue_size": 64, "bn_splits": 2, "momentum": 0.9, "lr": 0.3},
     MoCoV3: {"projection_dim": 8, "hidden_dim": 16, "momentum": 0.9, "warmup_epochs": 1},
+    RotNet: {},
+    AET: {},
+    Jigsaw: {"grid": 2, "tile_size": 6, "tile_dim": 8, "hidden_dim": 16, "dropout": 0.0, "lr": 0.3},
+    Colorization: {"decoder_dim": 8, "stride": 2, "backbone": "vit_tiny_patch16_224", "backbone_args": VIT},
     Classifier: {"num_classes": 10},
+    LinearProbe: {"num_classes": 10},
+    MapProbe: {"num_classes": 10, "feature_layer": -1, "hidden_dim": 8},
 }
 EVERY = sorted(TINY, key=lambda cls: cls.__name__)
 
@@ -27,8 +45,8 @@ def make(cls: type[ImageModule], **changes: Any) -> ImageModule:
     return cls(**args)
 
 
-def data(**changes: Any) -> Digits:
-    return Digits(**{"batch_size": 16, "image_size": 16, **changes})
+def data(**changes: Any) -> Photos:
+    return Photos(**{"batch_size": 16, "image_size": 16, **changes})
 
 
 def without_batch_norm(model: nn.Module) -> nn.Module:

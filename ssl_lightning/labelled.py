@@ -1,0 +1,202 @@
+"""The classes of methods that learn labels: with a backbone of their own, or with one that another run has trained."""
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from datamodules.batch import ImageBatch
+from ssl_lightning.base import HEAD, ImageModule, no_head
+from ssl_lightning.export import read_backbone
+
+
+class LabelledModule(ImageModule):
+    """A backbone and a classifier, trained with the cross entropy.
+
+    A method makes ``self.classifier`` and says in ``protocol`` what its accuracy means. Logs ``val/top1`` and
+    ``test/top1``, the accuracy on the held-out images.
+
+    Args:
+        num_classes: Number of classes; the command line takes it from the data.
+        label_smoothing: Share of the target spread over all classes, in [0, 1).
+        kwargs: Backbone and optimization, see ImageModule and SSLModule.
+
+    Raises:
+        ValueError: fewer than 2 classes.
+    """
+
+    classifier: nn.Module
+    protocol: str
+
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.val_top1 = MulticlassAccuracy(num_classes, average="micro")
+        self.test_top1 = MulticlassAccuracy(num_classes, average="micro")
+        self.loaded_epochs = 0
+
+    def representation(self, x: Tensor) -> Tensor:
+        """What the classifier reads of images (B, C, H, W)."""
+        return self.backbone(x)
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether that is what ``forward`` gives, so that it need not be computed twice."""
+        return not self.feature_layers
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of training, of a checkpoint or of this trainer's fit."""
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        return max(self.loaded_epochs, progress.processed)
+
+    @property
+    def protocols(self) -> dict[str, str]:
+        """What the method's own scores mean, see ResultsFile."""
+        rate = f"{self.hparams['optimizer']},lr={self.lr:g} for B={self.base_batch_size}"
+        return {"top1": f"{self.protocol},{rate},after {self.epochs} epochs"}
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        logits = self.classifier(self.representation(batch.views[0]))  # (B, num_classes)
+        return F.cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
+        return self.measure(batch, dataloader_idx, "val/top1", self.val_top1)
+
+    def test_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
+        return self.measure(batch, dataloader_idx, "test/top1", self.test_top1)
+
+    def measure(
+        self, batch: ImageBatch, dataloader_idx: int, name: str, top1: MulticlassAccuracy
+    ) -> Tensor | dict[str, Tensor]:
+        x = batch.views[0]
+        features = self(x)
+        if dataloader_idx == 1:  # the queries; 0 is the bank
+            read = features if self.reads_features else self.representation(x)
+            top1(self.classifier(read), batch.label)
+            self.log(name, top1, on_step=False, on_epoch=True, prog_bar=True, add_dataloader_idx=False)
+        return features
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["ssl_lightning"]["epochs"] = self.epochs
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.loaded_epochs = checkpoint["ssl_lightning"]["epochs"]
+
+
+class TransferModule(LabelledModule):
+    """A classifier on the backbone of another run.
+
+    The other run's checkpoint is read when the module is made anew, and never again: the module's own checkpoint holds
+    the backbone's weights and the arguments of which it is built.
+
+    Args:
+        num_classes: Number of classes; the command line takes it from the data.
+        checkpoint: A checkpoint of any method on images, such as ``runs/simclr/checkpoints/last.ckpt``. None: an
+            untrained network, the one named by ``backbone``, for comparison.
+        which: ``student``: the network that was trained; ``teacher``: its moving average, in methods that keep one.
+        backbone: Leave it out: the checkpoint says which it is.
+        backbone_args: As ``backbone``.
+        image_size: As the checkpoint's; the command line takes it from the data.
+        in_channels: As the checkpoint's; the command line takes it from the data.
+        kwargs: Optimization, see SSLModule.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the file is no checkpoint of a method on images, or was trained on images of another size.
+    """
+
+    evaluation_settings = ()
+
+    def __init__(
+        self,
+        num_classes: int,
+        checkpoint: str | None = None,
+        which: Literal["student", "teacher"] = "student",
+        backbone: str | None = None,
+        backbone_args: dict[str, Any] | None = None,
+        image_size: int | None = None,
+        in_channels: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        state = None
+        if backbone is None:
+            if checkpoint is None:
+                raise ValueError(f"{type(self).__name__} needs a checkpoint, or a backbone to leave untrained")
+            recipe, state = read_backbone(checkpoint, which)
+            for name, ours in {"image_size": image_size, "in_channels": in_channels}.items():
+                if ours not in (None, recipe[name]):
+                    raise ValueError(
+                        f"{checkpoint} was trained with {name} {recipe[name]}, but the data have {ours}: "
+                        f"give data of that size, such as by --data.{name} {recipe[name]}"
+                    )
+        else:
+            recipe = {"name": backbone, **(backbone_args or {})}
+            recipe |= {"image_size": image_size or 224, "in_channels": in_channels or 3}
+        built = {"backbone": recipe.pop("name"), "backbone_args": recipe}
+        built |= {name: recipe.pop(name) for name in ("image_size", "in_channels")}
+        super().__init__(num_classes=num_classes, **built, **kwargs)
+        self.hparams.update(built)  # of which the checkpoint builds it again
+        self.has_weights = state is not None or checkpoint is None
+        if state is not None:
+            self.backbone.load_state_dict(state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        source = checkpoint["ssl_lightning"]["init_args"]["checkpoint"]
+        if source != self.hparams["checkpoint"]:
+            raise ValueError(
+                f"checkpoint={self.hparams['checkpoint']} would be ignored: this run began with {source}. Drop it, or "
+                "start a new run"
+            )
+        self.has_weights = True
+
+    def on_fit_start(self) -> None:
+        if not self.has_weights:
+            raise ValueError(
+                f"drop backbone={self.hparams['backbone']}: the checkpoint {self.hparams['checkpoint']} says which "
+                "backbone it holds"
+            )
+
+
+class ProbeModule(TransferModule):
+    """A classifier on a frozen backbone, which stays in evaluation mode: neither weights nor statistics change.
+
+    Args:
+        feature_layer: The layer that the classifier reads, see ImageModule; None: the last features.
+        kwargs: Checkpoint, classes and optimization, see TransferModule and SSLModule.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+
+    def __init__(self, feature_layer: int | str | None = None, **kwargs: Any) -> None:
+        super().__init__(feature_layer=feature_layer, **kwargs)
+        if feature_layer == HEAD:  # which the checkpoint's method keeps
+            raise no_head(type(self), self.backbone)
+        self.backbone.requires_grad_(False).eval()
+        self.reads = f"layer {self.feature_layers[0]}" if self.feature_layers else "last features"
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # Lightning's: it is meant
+
+    def train(self, mode: bool = True) -> "ProbeModule":
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    @torch.no_grad()
+    def representation(self, x: Tensor) -> Tensor:
+        return self(x)
+
+    @property
+    def reads_features(self) -> bool:
+        return True
