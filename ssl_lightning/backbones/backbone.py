@@ -73,7 +73,8 @@ class Backbone(nn.Module):
         Returns:
             (B, dim) float.
         """
-        return self.net((x - self.mean) / self.std)
+        x = (x - self.mean) / self.std
+        return self.net(x.contiguous(memory_format=torch.channels_last))  # the layout convolutions are fastest in
 
     def _feature_dim(self) -> int:
         """Infer the number of features on the meta device: shapes only, no arithmetic and no memory."""

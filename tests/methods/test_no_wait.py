@@ -1,0 +1,43 @@
+"""A step never waits for the device: on the meta device there is no number that it could read."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from datamodules.batch import ImageBatch
+from ssl_lightning.optim import optimizer_class, param_groups
+from tests.methods.tiny import EVERY, make
+
+
+@pytest.fixture(autouse=True)
+def no_autocast(monkeypatch):
+    """Which does not know the meta device."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+
+
+def batch_on_meta() -> ImageBatch:
+    image = torch.empty(16, 3, 16, 16, dtype=torch.uint8, device="meta")
+    return ImageBatch(image, torch.empty(16, dtype=torch.int64, device="meta"), torch.arange(16))
+
+
+@pytest.mark.parametrize("cls", EVERY)
+def test_views_loss_and_gradient_read_nothing_from_the_device(cls):
+    model, batch = make(cls).to("meta"), batch_on_meta()
+    loss = model.training_step(batch._replace(views=model.default_views()(batch.image, batch.index, 16, 0, 0)), 0)
+    (loss if isinstance(loss, torch.Tensor) else loss["loss"]).backward()
+
+
+@pytest.mark.parametrize("name", ["SGD", "LARS", "AdamW"])
+def test_optimizers_read_nothing_from_the_device(name):
+    model = make(EVERY[0]).to("meta")
+    optimizer = optimizer_class(name)(param_groups(model, 0.1, False), lr=0.1)
+    model(batch_on_meta().image / 255).sum().backward()
+    optimizer.step()
+
+
+def test_the_meta_device_refuses_to_be_read():
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.empty(1, device="meta").item()
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.empty(1, device="meta").nonzero()
