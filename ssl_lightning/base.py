@@ -182,7 +182,12 @@ class ImageModule(SSLModule):
         image_size: Side of the square images in pixels; the command line takes it from the data.
         in_channels: Channels of the images; the command line takes it from the data.
         backbone_args: Further arguments of the network's constructor.
+        feature_layer: What ``forward`` gives and is therefore evaluated: None, the features of the network; ``head``,
+            the output of the method's projection head. It does not change training.
         kwargs: Optimization, see SSLModule.
+
+    Raises:
+        ValueError: (when the run starts) the method has no ``head`` on its features.
     """
 
     def __init__(
@@ -192,19 +197,25 @@ class ImageModule(SSLModule):
         image_size: int = 224,
         in_channels: int = 3,
         backbone_args: dict[str, Any] | None = None,
+        feature_layer: Literal["head"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.image_size = image_size
+        self.image_size, self.feature_layer = image_size, feature_layer
         self.backbone = build(backbone, in_channels=in_channels, image_size=image_size, **(backbone_args or {}))
 
     def default_views(self) -> Views:
         """The augmentation of the method's paper, used where the data set is given none."""
         return CropFlipViews()
 
+    def setup(self, stage: str) -> None:
+        if self.feature_layer == "head" and not hasattr(self, "head"):
+            raise ValueError(f"{type(self).__name__} has no projection head: drop --model.feature_layer head")
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) float in [0, 1] -> features (B, D)."""
-        return self.backbone(x)
+        features = self.backbone(x)
+        return features if self.feature_layer is None else self.get_submodule(self.feature_layer)(features)
 
     def validation_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         return self(batch.views[0])

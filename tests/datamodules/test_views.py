@@ -103,6 +103,36 @@ def test_crop_of_a_photograph_equals_torchvision_and_pillow(photo, box, interpol
     assert np.abs(ours[0].numpy() - pillow).mean() < 0.4 / 255
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [7, 33, 50])
+@pytest.mark.parametrize("shape", [(3, 32, 20), (1, 17, 48)])
+def test_crops_at_every_border_equal_torchvision(photo, shape, size, interpolation):
+    channels, height, width = shape
+    image = torch.from_numpy(photo.copy())[100 : 100 + height, 200 : 200 + width, :channels].permute(2, 0, 1) / 255
+    boxes = [
+        (top, left, h, w)
+        for h, w in [(height, width), (1, width), (height, 1), (9, 13), (2, 3)]
+        for top in (0, (height - h) // 2, height - h)
+        for left in (0, (width - w) // 2, width - w)
+    ]
+    flips = torch.arange(len(boxes)) % 2 > 0
+    ours = resized_crop(image.expand(len(boxes), *shape), torch.tensor(boxes), flips, size, interpolation)
+    for result, box, flip in zip(ours, boxes, flips, strict=True):
+        theirs = tv.resized_crop(image, *box, [size, size], MODES[interpolation], antialias=True).clamp(0, 1)
+        torch.testing.assert_close(result, tv.hflip(theirs) if flip else theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [20, 32, 45])
+def test_what_lies_outside_of_the_image_is_black_as_torchvisions(x, size, interpolation):
+    boxes = torch.tensor([(i, j, 32, 32) for i in (-5, 0, 5) for j in (-5, 0, 5)] + [(-8, 28, 12, 12), (40, 0, 8, 8)])
+    ours = resized_crop(x[: len(boxes)], boxes, NO_FLIP.expand(len(boxes)), size, interpolation)
+    assert ours[-1].max() == 0
+    for image, result, box in zip(x, ours, boxes.tolist(), strict=False):
+        theirs = tv.resized_crop(image, *box, [size, size], MODES[interpolation], antialias=True).clamp(0, 1)
+        torch.testing.assert_close(result, theirs, atol=1e-5, rtol=0)
+
+
 def test_each_image_has_its_own_box_and_flip(x):
     u = uniform(torch.arange(len(x)), 23, 0)
     boxes, flips = random_boxes(u[:, :22], 32, 32, (0.08, 1.0), (3 / 4, 4 / 3)), u[:, 22] < 0.5

@@ -12,6 +12,7 @@ from torch import nn
 import ssl_lightning.methods
 from callbacks.checkpoint import ExactResume, RunCheckpoint
 from ssl_lightning.base import ImageModule, SSLModule
+from ssl_lightning.methods import MoCoV3, SimCLR
 from tests.methods.tiny import EVERY, TINY, data, make, trainer
 
 
@@ -151,3 +152,13 @@ def test_a_run_cut_after_an_epoch_goes_on_exactly(length, tmp_path):
     rest, resumed = states(tmp_path / "cut", ckpt_path=tmp_path / "cut" / "checkpoints" / "last.ckpt", **same)
     assert rest == dict(list(steps.items())[8:])
     compare(whole, resumed)
+
+
+def test_features_may_be_the_heads_output(tmp_path):
+    x = torch.rand(2, 3, 16, 16)
+    model = make(SimCLR, feature_layer="head").eval()
+    torch.testing.assert_close(model(x), model.head(model.backbone(x)))
+    assert make(SimCLR).eval()(x).shape[1] == model.backbone.dim != model(x).shape[1]
+    headless = make(MoCoV3, feature_layer="head")
+    with pytest.raises(ValueError, match="MoCoV3 has no projection head"):
+        trainer(tmp_path, max_steps=1).fit(headless, data())
