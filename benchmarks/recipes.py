@@ -79,7 +79,7 @@ def run(name: str, folder: Path, args: argparse.Namespace, deadline: float) -> d
         "max": round(max(by_epoch.values()), 2),
         "knn": {str(epoch + 1): round(value, 2) for epoch, value in sorted(by_epoch.items())},
         "loss": {str(epoch + 1): round(losses[epoch], 4) for epoch in sorted(losses)},
-        "epochs": max(losses) + 1,
+        "epochs": max(by_epoch) + 1,
         "minutes_of_last_leg": round((time.time() - start) / 60, 1),
         "command": " ".join(command[1:]),
         "machine": {
