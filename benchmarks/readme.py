@@ -1,4 +1,4 @@
-"""Put the tables that benchmarks/results/*.json make into README.md, between their marks."""
+"""Put the tables that benchmarks/results/*.json make into README.md and docs/speed.md, between their marks."""
 
 import json
 import re
@@ -6,22 +6,33 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import decode
 import learn
+import recipes
 import speed
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
+TABLES = {
+    "learn": (learn.RESULTS, learn.table),
+    "speed": (speed.RESULTS, speed.table),
+    "speed details": (speed.RESULTS, speed.details),
+    "decode": (decode.RESULTS, decode.table),
+    "recipes": (recipes.RESULTS, recipes.table),
+}
 
 
 def filled(text: str) -> str:
     """The text with every table made anew from its results."""
-    for benchmark in (learn, speed):
-        table = benchmark.table(json.loads(benchmark.RESULTS.read_text()))
-        name = benchmark.__name__
-        text = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.S
-        )
+    for name, (results, table) in TABLES.items():
+        if results.exists():
+            new = table(json.loads(results.read_text()))
+            text = re.sub(
+                rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=new: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL
+            )
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))

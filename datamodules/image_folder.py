@@ -67,7 +67,7 @@ class ImageFolder(ImageData):
         self.root = Path(root).expanduser()
         self.files, classes = _list(self.root)
         if num_workers is None:
-            num_workers = 0 if cache else min(8, _cpus())
+            num_workers = 0 if cache else min(8, cpus())
         super().__init__(
             image_size=image_size,
             in_channels=in_channels,
@@ -111,7 +111,7 @@ class ImageFolder(ImageData):
 
     def _cached(self, split: str) -> tuple[Images, list[str]]:
         name = f"{split}-{self.store_size}px-{self.in_channels}ch"
-        return cached(self._decoded(split), self.cache_dir, name, self.num_workers or _cpus())
+        return cached(self._decoded(split), self.cache_dir, name, self.num_workers or cpus())
 
     def _decoded(self, split: str) -> ImageFiles:
         names = self.files[split]
@@ -122,7 +122,8 @@ class ImageFolder(ImageData):
         return ImageFiles(self.root, names, labels, self.store_size, self.in_channels, self.skip_unreadable)
 
 
-def _cpus() -> int:
+def cpus() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

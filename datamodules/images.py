@@ -214,6 +214,11 @@ class ImageData(LightningDataModule):
         assert self._training_views is not None
         return self._training_views(batch.image, batch.index, self.image_size, self.seed, epoch)
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the workers: Lightning does not come to `teardown`."""
+        for role in list(self._loaders):
+            self._close(role)
+
     def teardown(self, stage: str) -> None:
         while self._limits:
             setattr(self.trainer, *self._limits.popitem())

@@ -1,6 +1,7 @@
 """Which images make up a batch, and the loaders that hand out whole batches and resume inside an epoch."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -136,6 +137,7 @@ class Loader:
         self.batch_size = sampler.batch_size
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+        self.fetching: AbstractContextManager[Any] = nullcontext()  # entered for each batch, left when it is here
         self._loader: DataLoader[Any] | None = None
 
     def __len__(self) -> int:
@@ -153,7 +155,13 @@ class Loader:
                 pin_memory=self.pin_memory,
                 generator=torch.Generator(),  # else each iteration draws a seed from the global one
             )
-        yield from self._loader
+        batches = iter(self._loader)
+        while True:
+            with self.fetching:
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def close(self) -> None:
         """Ends the worker processes now, whoever still holds an iteration; a later iteration starts new ones."""

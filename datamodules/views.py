@@ -20,6 +20,7 @@ from datamodules.augment import (
 )
 from datamodules.draws import uniform
 
+CACHED = 3 * 2**19  # numbers of the part of a batch that stays in a CPU's cache from one operation to the next
 SMALL = 64  # sides below this are CIFAR-like: the papers blur nothing there, and SimCLR halves the jitter
 
 
@@ -56,7 +57,7 @@ class View:
     sigma: Range = (0.1, 2.0)
     kernel: float = 0.1
     solarize: float = 0.0
-    draws: ClassVar[int] = 36  # uniform numbers of one view: the sum of the split in __call__
+    draws: ClassVar[int] = 36  # uniform numbers of one view: the sums of the splits below
 
     def __post_init__(self) -> None:
         for name in ("flip", "jitter_p", "grey", "blur", "solarize"):
@@ -71,12 +72,20 @@ class View:
         if self.interpolation not in get_args(Interpolation):
             raise ValueError(f"interpolation must be bilinear or bicubic, got {self.interpolation}")
 
-    def __call__(self, x: Tensor, u: Tensor, size: int) -> Tensor:
-        """Makes the view (B, C, size, size) of x (B, C, H, W) from u (B, draws) on the CPU."""
-        crop, jitter, order, u = u.split((22, 4, 4, 6), dim=1)
+    def __call__(self, image: Tensor, u: Tensor, size: int) -> Tensor:
+        """Makes the view (B, C, size, size) of image (B, C, H, W) uint8 from u (B, draws) on the CPU."""
+        crop, u = u.split((22, 14), dim=1)
+        box = self.boxes(crop, image.shape[2], image.shape[3], size)
+        numbers = image.shape[1] * max(image.shape[2] * image.shape[3], size * size)  # of an image
+        part = max(1, CACHED // numbers) if image.device.type == "cpu" else len(image)
+        parts = zip(image.split(part), box.split(part), u.split(part), strict=True)
+        made = [self._part(*tensors, size) for tensors in parts]
+        return torch.cat(made) if len(made) > 1 else made[0]
+
+    def _part(self, image: Tensor, box: Tensor, u: Tensor, size: int) -> Tensor:
+        jitter, order, u = u.split((4, 4, 6), dim=1)
         flip, jitter_p, grey, blur, sigma, solar = u.unbind(1)
-        box = self.boxes(crop, x.shape[2], x.shape[3], size)
-        x = resized_crop(x, box, flip < self.flip, size, self.interpolation)
+        x = resized_crop(image.to(torch.float32) / 255, box, flip < self.flip, size, self.interpolation)
         if any(self.jitter):
             strength, neutral = torch.tensor(self.jitter), torch.tensor([1.0, 1.0, 1.0, 0.0])
             low, high = neutral - strength, neutral + strength
@@ -124,8 +133,7 @@ class Views:
         """
         pipelines = self.at(size)
         draws = uniform(index, View.draws * len(pipelines), *key).split(View.draws, dim=1)
-        x = image.to(torch.float32) / 255
-        return tuple(view(x, u, size) for view, u in zip(pipelines, draws, strict=True))
+        return tuple(view(image, u, size) for view, u in zip(pipelines, draws, strict=True))
 
 
 class SimCLRViews(Views):

@@ -18,6 +18,8 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
+from callbacks.compile import Compile
+from callbacks.data_wait import DataWait
 from callbacks.feature_map import FeatureMap
 from callbacks.finite import FiniteLoss
 from callbacks.knn import KNNMonitor
@@ -90,6 +92,9 @@ class SSLCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run", type=str, help="Folder of the run; by default runs/<model>-<data>-<time>.")
+        parser.add_argument(
+            "--compile", type=bool, default=False, help="In fit: compile the networks by torch.compile."
+        )
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
         # neither is required by the parser: a checkpoint and its run may give them
@@ -245,8 +250,10 @@ class SSLCLI(LightningCLI):
         verb = self.config.subcommand
         config = self.config_init[verb].trainer
         self.run_folder = RunFolder(self.config_text(), resumed=self.checkpoint is not None)
-        callbacks: list[Callback] = [self.run_folder, FiniteLoss(), Preemption(), ExactResume()]
+        callbacks: list[Callback] = [self.run_folder, DataWait(), FiniteLoss(), Preemption(), ExactResume()]
         callbacks += [ResultsFile(), PredictionsFile()]
+        if self.config[verb].compile:
+            callbacks.append(Compile())
         theirs = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in theirs):
             callbacks.append(Progress())

@@ -12,6 +12,7 @@ from ssl_lightning.cli import SSLCLI, quiet
 CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = sorted((CONFIGS / "method").glob("*.yaml"))
 DATA = sorted((CONFIGS / "data").glob("*.yaml"))
+RECIPES = sorted((CONFIGS / "recipe").glob("*.yaml"))
 
 
 def untrained(path: Path) -> list[str]:
@@ -52,6 +53,16 @@ def test_quickstart_builds():
     cli = build("-c", str(CONFIGS / "quickstart.yaml"))
     assert type(cli.model).__name__ == "MoCo"
     assert cli.datamodule.views.flip == 0
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_builds_on_its_data_and_on_a_copy_of_them(path):
+    cli = build("-c", str(path))
+    assert type(cli.datamodule).__name__ == "CIFAR10"
+    copy = build("-c", str(path), "--data", "ImageFolder", "--data.root", "pictures", "--data.image_size", "32")
+    assert type(copy.datamodule).__name__ == "ImageFolder"
+    assert copy.datamodule.batch_size == cli.datamodule.batch_size == 512
+    assert type(copy.datamodule.views) is type(cli.datamodule.views)
 
 
 def test_there_is_a_file_for_every_method_and_data_set():

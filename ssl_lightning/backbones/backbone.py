@@ -94,7 +94,8 @@ class Backbone(nn.Module):
         """
         if self.lightness:
             x = lightness(x) / 100
-        return self.net((x - self.mean) / self.std)
+        x = (x - self.mean) / self.std
+        return self.net(x.contiguous(memory_format=torch.channels_last))  # the layout convolutions are fastest in
 
     def blocks(self) -> list[str]:
         """Names of the layers that `net` is a sequence of: what an index of a layer counts."""

@@ -56,6 +56,34 @@ def test_the_last_batch_of_an_epoch_waits_for_its_validation(tmp_path):
     assert saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 1
 
 
+class SendToOne(Send):
+    """The same to the second of two processes only."""
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.global_rank == 1:
+            super().on_before_backward(trainer, pl_module, loss)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(("batch", "step"), [(0, 2), (1, 3), (2, 3)])
+def test_two_processes_leave_together_though_one_was_signalled(tmp_path, number, code, batch, step):
+    """One step later; the last batch (2) and the one before wait for the end of the epoch."""
+    with pytest.raises(Exception, match=r"143|138") as leaving:
+        Trainer(
+            default_root_dir=tmp_path,
+            accelerator="cpu",
+            devices=2,
+            strategy="ddp_fork",
+            logger=False,
+            max_epochs=2,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[Preemption(), RunCheckpoint(every_n_steps=0), SendToOne(number, batch)],
+        ).fit(Breaks(at=99), DataLoader(torch.ones(6, 2)))
+    assert str(code) in str(leaving.value)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step
+
+
 @pytest.mark.parametrize(
     ("environment", "job"),
     [

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
-from datamodules.decode import read_image, readable_extensions
+from datamodules.decode import UNREADABLE, read_image, readable_extensions
 
 
 def gradient(width, height):
@@ -31,9 +31,53 @@ def test_the_middle_square_is_resampled_to_the_stored_size(tmp_path, width, heig
     assert np.abs(green.mean(1) - (margin_y + centre * side / height * 255)).max() < 12
 
 
+@pytest.mark.parametrize("size", [24, 61, 150])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resampling_is_pillows(tmp_path, size, channels):
+    noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(90, 131, 3), dtype=np.uint8))
+    noise.save(tmp_path / "a.png")
+    square = noise.convert("L" if channels == 1 else "RGB").crop((20, 0, 110, 90))
+    pillows = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, channels)
+    assert np.abs(read_image(tmp_path / "a.png", size, channels).astype(int) - pillows.transpose(2, 0, 1)).max() <= 1
+
+
+def photo(width, height):
+    """Smooth with some texture, as JPEG expects it."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(12, 12, 3), dtype=np.uint8))
+    return noise.resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize("size", [(96, 64), (700, 500)])
+def test_jpegs_are_read_as_by_pillow(tmp_path, mode, channels, turn, size):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    colours = photo(*size)
+    if mode == "CMYK":
+        saved = Image.merge("CMYK", [*colours.split(), colours.getchannel(0).rotate(180)])
+    else:
+        saved = colours.convert(mode)
+    saved.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        whole = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    left, top = (whole.width - min(size)) // 2, (whole.height - min(size)) // 2
+    square = whole.resize((64, 64), Image.Resampling.BILINEAR, (left, top, left + min(size), top + min(size)))
+    pillows = np.asarray(square).reshape(64, 64, channels).transpose(2, 0, 1)
+    assert np.abs(read_image(tmp_path / "a.jpg", 64, channels).astype(int) - pillows).mean() < 1
+
+
+def test_a_cut_jpeg_is_unreadable(tmp_path):
+    path = tmp_path / "a.jpg"
+    photo(96, 64).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UNREADABLE, match="truncated"):
+        read_image(path, 64, 3)
+
+
 def test_a_large_jpeg_decoded_small_is_close_to_the_whole_one(tmp_path):
-    smooth = Image.fromarray(np.random.default_rng(0).integers(256, size=(12, 12, 3), dtype=np.uint8))
-    smooth = smooth.resize((1024, 1024), Image.Resampling.BICUBIC)
+    smooth = photo(1024, 1024)
     smooth.save(tmp_path / "a.jpg", quality=95)
     whole = np.asarray(smooth.resize((64, 64), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     assert np.abs(read_image(tmp_path / "a.jpg", 64, 3).astype(int) - whole).max() <= 6

@@ -165,6 +165,7 @@ def test_unreadable_images_are_counted_once_with_a_warning(tmp_path, cache, work
     assert sum("could not be read" in str(warning.message) for warning in caught) == 1
     with pytest.raises(ValueError, match=r"cannot read .*3\.png.*--data\.skip_unreadable true"):
         quiet_trainer(max_epochs=1).fit(Recorder(), datamodule=folder(tmp_path, cache=cache, num_workers=workers))
+    assert torch.multiprocessing.active_children() == []  # also after the error
 
 
 def fit(root):

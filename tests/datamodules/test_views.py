@@ -12,16 +12,12 @@ from torchvision.transforms import InterpolationMode as Mode
 from torchvision.transforms import functional as tv
 
 from datamodules.augment import (
-    brightness,
     center_crop,
     color_jitter,
-    contrast,
     gaussian_blur,
     greyscale,
-    hue,
     random_boxes,
     resized_crop,
-    saturation,
     solarize,
 )
 from datamodules.draws import uniform
@@ -107,6 +103,36 @@ def test_crop_of_a_photograph_equals_torchvision_and_pillow(photo, box, interpol
     assert np.abs(ours[0].numpy() - pillow).mean() < 0.4 / 255
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [7, 33, 50])
+@pytest.mark.parametrize("shape", [(3, 32, 20), (1, 17, 48)])
+def test_crops_at_every_border_equal_torchvision(photo, shape, size, interpolation):
+    channels, height, width = shape
+    image = torch.from_numpy(photo.copy())[100 : 100 + height, 200 : 200 + width, :channels].permute(2, 0, 1) / 255
+    boxes = [
+        (top, left, h, w)
+        for h, w in [(height, width), (1, width), (height, 1), (9, 13), (2, 3)]
+        for top in (0, (height - h) // 2, height - h)
+        for left in (0, (width - w) // 2, width - w)
+    ]
+    flips = torch.arange(len(boxes)) % 2 > 0
+    ours = resized_crop(image.expand(len(boxes), *shape), torch.tensor(boxes), flips, size, interpolation)
+    for result, box, flip in zip(ours, boxes, flips, strict=True):
+        theirs = tv.resized_crop(image, *box, [size, size], MODES[interpolation], antialias=True).clamp(0, 1)
+        torch.testing.assert_close(result, tv.hflip(theirs) if flip else theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [20, 32, 45])
+def test_what_lies_outside_of_the_image_is_black_as_torchvisions(x, size, interpolation):
+    boxes = torch.tensor([(i, j, 32, 32) for i in (-5, 0, 5) for j in (-5, 0, 5)] + [(-8, 28, 12, 12), (40, 0, 8, 8)])
+    ours = resized_crop(x[: len(boxes)], boxes, NO_FLIP.expand(len(boxes)), size, interpolation)
+    assert ours[-1].max() == 0
+    for image, result, box in zip(x, ours, boxes.tolist(), strict=False):
+        theirs = tv.resized_crop(image, *box, [size, size], MODES[interpolation], antialias=True).clamp(0, 1)
+        torch.testing.assert_close(result, theirs, atol=1e-5, rtol=0)
+
+
 def test_each_image_has_its_own_box_and_flip(x):
     u = uniform(torch.arange(len(x)), 23, 0)
     boxes, flips = random_boxes(u[:, :22], 32, 32, (0.08, 1.0), (3 / 4, 4 / 3)), u[:, 22] < 0.5
@@ -185,25 +211,34 @@ def test_shifts_of_the_padded_crop_are_uniform():
 # Colour and the rest
 
 
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # in the order of color_jitter's factors
+
+
+def only(operation: int, x: Tensor, amount: Tensor) -> Tensor:
+    """color_jitter with three neutral factors, the operation first."""
+    factors = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(len(x), 1)
+    factors[:, operation] = amount
+    order = torch.tensor([operation, *(i for i in range(4) if i != operation)]).repeat(len(x), 1)
+    return color_jitter(x, torch.ones(len(x), dtype=torch.bool), factors, order)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "low", "high"),
     [
-        (brightness, tv.adjust_brightness, 0.0, 2.0),
-        (contrast, tv.adjust_contrast, 0.0, 2.0),
-        (saturation, tv.adjust_saturation, 0.0, 2.0),
-        (hue, tv.adjust_hue, -0.5, 0.5),
+        (BRIGHTNESS, tv.adjust_brightness, 0.0, 2.0),
+        (CONTRAST, tv.adjust_contrast, 0.0, 2.0),
+        (SATURATION, tv.adjust_saturation, 0.0, 2.0),
+        (HUE, tv.adjust_hue, -0.5, 0.5),
     ],
 )
 def test_colour_operation_equals_torchvision(x, ours, theirs, low, high):
     x = torch.cat([x, torch.eye(3)[:, :, None, None].expand(3, 3, 32, 32), x.mean(1, keepdim=True).expand_as(x)])
     amount = torch.linspace(low, high, len(x))
-    torch.testing.assert_close(ours(x, amount), one_by_one(theirs, x, amount), atol=5e-6, rtol=0)
+    torch.testing.assert_close(only(ours, x, amount), one_by_one(theirs, x, amount), atol=5e-6, rtol=0)
 
 
-@pytest.mark.parametrize("operation", [brightness, contrast, saturation, hue])
-def test_neutral_factor_changes_nothing(x, operation):
-    neutral = torch.full((len(x),), 0.0 if operation is hue else 1.0)
-    torch.testing.assert_close(operation(x, neutral), x, atol=1e-6, rtol=0)
+def test_neutral_factors_change_nothing(x):
+    torch.testing.assert_close(only(HUE, x, torch.zeros(len(x))), x, atol=2e-6, rtol=0)
 
 
 def test_jitter_equals_torchvisions_in_the_same_order(x):
@@ -265,15 +300,23 @@ def test_solarize_equals_torchvision(x):
 def test_operations_without_rgb(channels):
     x = noise(4, channels, 8) / 255
     amount = torch.linspace(-0.5, 0.5, 4)
-    for operation in (saturation, hue):
-        assert torch.equal(operation(x, amount), x)
+    for operation in (SATURATION, HUE):
+        torch.testing.assert_close(only(operation, x, amount), x, atol=1e-6, rtol=0)
     assert torch.equal(greyscale(x), x)
     factor = torch.full((4,), 0.5)
     mean = x.mean((1, 2, 3), keepdim=True)
-    torch.testing.assert_close(contrast(x, factor), 0.5 * x + 0.5 * mean)
+    torch.testing.assert_close(only(CONTRAST, x, factor), 0.5 * x + 0.5 * mean)
 
 
 # Views
+
+
+def test_the_parts_of_a_batch_are_made_as_the_whole(tiles, monkeypatch):
+    index = torch.arange(len(tiles))
+    whole = SimCLRViews(blur=0.5)(tiles, index, 32, 0)
+    monkeypatch.setattr("datamodules.views.CACHED", 5 * 3 * 32 * 32)  # 13 pictures in parts of 5
+    for ours, theirs in zip(SimCLRViews(blur=0.5)(tiles, index, 32, 0), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: type(r).__name__)
@@ -324,10 +367,10 @@ NOTHING = View(padding=0, flip=0.0)
     ],
     ids=["crop", "flip", "shift", "brightness", "contrast", "saturation", "hue", "grey", "blur", "solarize"],
 )
-def test_draws_differ_within_a_batch(view, x):
-    same = x[:1].expand(64, 3, 32, 32).contiguous()
+def test_draws_differ_within_a_batch(view, tiles):
+    same = tiles[:1].expand(64, 3, 32, 32).contiguous()
     u = uniform(torch.arange(64), View.draws, 0)
-    assert torch.equal(NOTHING(same, u, 32), same)
+    assert torch.equal(NOTHING(same, u, 32), same / 255)
     kinds = len(view(same, u, 32).unique(dim=0))
     assert kinds == 2 if 0.5 in (view.flip, view.grey, view.solarize) else kinds > 30
 
@@ -378,11 +421,11 @@ def test_recipes_meet_their_probabilities(recipe, size, expected, monkeypatch):
         return count
 
     def count_crop(x, box, flip, size, interpolation):
-        counts["flip"] = int(flip.sum())
+        counts["flip"] = counts.get("flip", 0) + int(flip.sum())
         return x
 
     def count_jitter(x, drawn, factors, order):
-        counts["jitter"] = int(drawn.sum())
+        counts["jitter"] = counts.get("jitter", 0) + int(drawn.sum())
         return x
 
     monkeypatch.setattr("datamodules.views.resized_crop", count_crop)
