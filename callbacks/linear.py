@@ -55,7 +55,8 @@ class LinearEvaluation(FeatureScore):
     """Accuracy of a linear classifier on the frozen features of unaugmented images.
 
     Features are standardised by the bank's mean and variance. The learning rate is chosen on a fifth of the
-    bank, never on the queries, and the classifier is then trained with it on the whole bank.
+    bank, never on the queries, and the classifier is then trained with it on the whole bank. ``linear_split_top1`` is
+    the accuracy on that fifth: to choose a layer or a recipe by, without the queries.
 
     Args:
         rates: Learning rates to choose from.
@@ -113,9 +114,12 @@ class LinearEvaluation(FeatureScore):
             raise ValueError("no class of the bank has two images, so none can be held out to choose the learning rate")
         held = held.to(x.device)
         weight = fit_linear(x[~held], bank.label[~held], classes, self.rates, self.epochs, self.batch_size)
-        rate = self.rates[_best(torch.einsum("nd,drc->nrc", x[held], weight), bank.label[held])]
-        weight = fit_linear(x, bank.label, classes, [rate], self.epochs, self.batch_size)
-        return {**accuracies(x_query @ weight[:, 0], query.label), "rate": rate}
+        logits = torch.einsum("nd,drc->nrc", x[held], weight)
+        best = _best(logits, bank.label[held])
+        split = (logits[:, best].argmax(1) == bank.label[held]).float().mean()
+        weight = fit_linear(x, bank.label, classes, [self.rates[best]], self.epochs, self.batch_size)
+        scores = accuracies(x_query @ weight[:, 0], query.label)
+        return {**scores, "rate": self.rates[best], "split_top1": split}
 
 
 def _best(logits: Tensor, label: Tensor) -> int:

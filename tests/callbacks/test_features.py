@@ -252,7 +252,7 @@ def layer_scores(tmp_path, only=None, queries=23, **settings):
 
 def test_each_layer_is_scored_as_if_it_were_the_only_one(tmp_path):
     both = layer_scores(tmp_path)
-    assert len(both) == 2 * 6
+    assert len(both) == 2 * 7
     assert both["val/linear_top1/a"] != both["val/linear_top1/b"]
     for layer in "ab":
         only = layer_scores(tmp_path, layer)

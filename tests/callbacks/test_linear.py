@@ -17,6 +17,7 @@ def test_accuracy_is_near_that_of_logistic_regression():
     assert scores["top1"] == pytest.approx(expected, abs=0.025)
     assert scores["top5"] >= scores["top1"]
     assert scores["rate"] in LinearEvaluation().rates
+    assert scores["split_top1"] == pytest.approx(expected, abs=0.05)
 
 
 def test_scale_shift_and_dead_features_do_not_matter():
@@ -50,6 +51,8 @@ def test_the_rate_is_not_chosen_on_the_queries():
     shuffled = query._replace(label=query.label.roll(1))
     scores = [LinearEvaluation(rates=(1e-6, 1e-2)).score(bank, q) for q in (query, shuffled)]
     assert scores[0]["rate"] == scores[1]["rate"] == 1e-2
+    assert scores[0]["split_top1"] == scores[1]["split_top1"]
+    assert scores[0]["top1"] > scores[1]["top1"]
 
 
 def test_of_rates_that_learn_nothing_and_something_the_second_is_chosen():

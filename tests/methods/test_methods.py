@@ -129,10 +129,12 @@ def test_a_run_cut_in_the_middle_of_an_epoch_goes_on_exactly(cls, accumulate, tm
 
 
 def test_another_global_batch_on_resuming_is_an_error(tmp_path):
-    trainer(tmp_path, max_epochs=1).fit(make(EVERY[0]), data())
+    trainer(tmp_path, max_epochs=1).fit(make(EVERY[0], base_batch_size=256), data())
     last = tmp_path / "checkpoints" / "last.ckpt"
     with pytest.raises(ValueError, match=r"learning rate 0\.00625, a global batch of 32 would take 0\.0125"):
-        trainer(tmp_path, max_epochs=2).fit(make(EVERY[0]), data(batch_size=32), ckpt_path=last, weights_only=True)
+        trainer(tmp_path, max_epochs=2).fit(
+            make(EVERY[0], base_batch_size=256), data(batch_size=32), ckpt_path=last, weights_only=True
+        )
 
 
 @pytest.mark.parametrize("length", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 24}])
