@@ -210,6 +210,11 @@ def passes(name: str, runs: list[dict[str, Any]]) -> bool:
     return len(runs) == len(SEEDS) and all(mean(g) >= recipe.margin and min(g) > 0 for g in by_key)
 
 
+def block(found: dict[str, Any]) -> str:
+    """The place of the chosen one."""
+    return str(BLOCKS[list(found["linear by layer"]).index(found["layer"])])
+
+
 def spread(values: list[float], digits: int = 1) -> str:
     return f"{mean(values):.{digits}f} ± {stdev(values) if len(values) > 1 else 0:.{digits}f}"
 
@@ -225,7 +230,7 @@ def table(runs: list[dict[str, Any]]) -> str:
         cells = [
             spread([r[state][key] for r in mine]) for key in ("knn", "linear") for state in ("trained", "untrained")
         ]
-        layers = sorted({r["trained"]["layer"].split(".")[-1] for r in mine} if recipe.layers else {"last"})
+        layers = sorted({block(r["trained"]) for r in mine} if recipe.layers else {"last"})
         pretext = [key for key in mine[0]["trained"] if key.startswith("pretext")]
         task = "".join(
             f"{key.removeprefix('pretext_')} {spread([r['trained'][key] for r in mine], 2)} "

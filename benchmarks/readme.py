@@ -1,4 +1,4 @@
-"""Put the tables that benchmarks/results/*.json make into README.md and docs/speed.md, between their marks."""
+"""Put the tables that benchmarks/results/*.json make into the README and the docs, between their marks."""
 
 import json
 import re
@@ -9,15 +9,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import decode
 import learn
 import recipes
+import shortcut
 import speed
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "pretext.md", ROOT / "docs" / "speed.md")
 TABLES = {
     "learn": (learn.RESULTS, learn.table),
     "speed": (speed.RESULTS, speed.table),
     "speed details": (speed.RESULTS, speed.details),
     "decode": (decode.RESULTS, decode.table),
+    "shortcut": (shortcut.RESULTS, shortcut.table),
     "recipes": (recipes.RESULTS, recipes.table),
 }
 

@@ -15,7 +15,7 @@ def filled(text):
     return runpy.run_path(str(ROOT / "benchmarks" / "readme.py"))["filled"](text)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "speed.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_the_tables_are_those_of_the_results(page):
     text = page.read_text()
     with multiprocessing.get_context("fork").Pool(1) as pool:  # the benchmarks' classes stay out of this process
