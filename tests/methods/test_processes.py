@@ -39,8 +39,8 @@ class Writer(Callback):
             torch.save({"steps": self.steps, "state": pl_module.state_dict()}, self.path)
 
 
-def run(cls, processes, path):
-    model = without_batch_norm(make(cls, decay_norm_and_bias=True, optimizer="SGD", lr=0.1))
+def run(cls, processes, path, **changes):
+    model = without_batch_norm(make(cls, decay_norm_and_bias=True, optimizer="SGD", lr=0.1, **changes))
     several = {"strategy": "ddp_fork", "devices": processes} if processes > 1 else {}
     run = trainer(path.parent, max_steps=STEPS, callbacks=[Writer(path)], enable_checkpointing=False, **several)
     run.fit(model, data(batch_size=16 // processes))
@@ -62,6 +62,11 @@ def compare(one, two):
 @pytest.mark.parametrize("cls", EVERY)
 def test_two_processes_equal_one(cls, tmp_path):
     compare(run(cls, 1, tmp_path / "one.pt"), run(cls, 2, tmp_path / "two.pt"))
+
+
+@pytest.mark.parametrize("cls", [SimCLR, MoCoV3])
+def test_two_processes_in_chunks_equal_one_without(cls, tmp_path):
+    compare(run(cls, 1, tmp_path / "one.pt"), run(cls, 2, tmp_path / "two.pt", chunk_size=3))
 
 
 @pytest.mark.parametrize("cls", [SimCLR, MoCo, MoCoV3])

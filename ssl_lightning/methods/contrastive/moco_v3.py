@@ -14,6 +14,7 @@ from callbacks.momentum import MomentumUpdate
 from datamodules.batch import ImageBatch
 from datamodules.views import BYOLViews
 from ssl_lightning.base import ImageModule, frozen_copy
+from ssl_lightning.chunks import check_chunk_size, in_chunks
 from ssl_lightning.distributed import gather_rows
 from ssl_lightning.heads import LastNorm, mlp
 
@@ -47,6 +48,7 @@ class MoCoV3(ImageModule):
         projection_layers: 2 for ResNet-50, 3 for ViT.
         prediction_norm: Batch norm after the prediction head, for ViT.
         freeze_patch_embed: Keep a ViT's random patch projection, section 4.3; no effect on other backbones.
+        chunk_size: Images that a backbone sees at a time, where memory cannot hold the batch; see docs/methods.md.
         momentum: Where the key encoder's momentum starts; it rises along half a cosine to 1.
         optimizer: See SSLModule.
         lr: 0.3 for a batch of 256, as for 300 epochs.
@@ -56,7 +58,7 @@ class MoCoV3(ImageModule):
         kwargs: Backbone and optimization, see ImageModule and SSLModule.
 
     Raises:
-        ValueError: ``temperature`` is not positive, or ``momentum`` outside [0, 1].
+        ValueError: ``temperature`` is not positive, ``momentum`` outside [0, 1], or ``chunk_size`` less than 1.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class MoCoV3(ImageModule):
         projection_layers: int = 2,
         prediction_norm: bool = False,
         freeze_patch_embed: bool = True,
+        chunk_size: int | None = None,
         momentum: float = 0.99,
         optimizer: str = "LARS",
         lr: float = 0.3,
@@ -85,7 +88,8 @@ class MoCoV3(ImageModule):
         )
         if temperature <= 0:
             raise ValueError(f"temperature must be greater than 0, got {temperature}")
-        self.temperature, self.momentum = temperature, momentum
+        check_chunk_size(chunk_size)
+        self.temperature, self.momentum, self.chunk_size = temperature, momentum, chunk_size
         if freeze_patch_embed and isinstance(patch_embed := getattr(self.backbone.net, "patch_embed", None), nn.Module):
             patch_embed.requires_grad_(False)
         hidden = [hidden_dim] * (projection_layers - 1)
@@ -112,8 +116,8 @@ class MoCoV3(ImageModule):
         return contrast(q0, k1, self.temperature) + contrast(q1, k0, self.temperature)
 
     def query(self, x: Tensor) -> Tensor:
-        return self.predictor(self.projector(self.backbone(x)))
+        return self.predictor(self.projector(in_chunks(self.backbone, x, self.chunk_size)))
 
     @torch.no_grad()
     def key(self, x: Tensor) -> Tensor:
-        return self.teacher_projector(self.teacher_backbone(x))
+        return self.teacher_projector(in_chunks(self.teacher_backbone, x, self.chunk_size))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from datamodules.batch import ImageBatch
 from datamodules.views import SimCLRViews
 from ssl_lightning.base import ImageModule
+from ssl_lightning.chunks import check_chunk_size, in_chunks
 from ssl_lightning.distributed import gather_rows
 from ssl_lightning.heads import mlp
 
@@ -42,6 +43,7 @@ class SimCLR(ImageModule):
         temperature: Softness of the contrast; 0.1 suits large batches, 0.5 CIFAR-10 (appendix B.9).
         hidden_dim: Width of the projection head's hidden layer; None: the backbone's.
         projection_dim: Width of the projection z.
+        chunk_size: Images that the backbone sees at a time, where memory cannot hold the batch; see docs/methods.md.
         optimizer: See SSLModule.
         lr: 0.3 for a batch of 256, section 2.2.
         weight_decay: Section 2.2.
@@ -50,7 +52,7 @@ class SimCLR(ImageModule):
         kwargs: Backbone and optimization, see ImageModule and SSLModule.
 
     Raises:
-        ValueError: ``temperature`` is not positive.
+        ValueError: ``temperature`` is not positive, or ``chunk_size`` less than 1.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SimCLR(ImageModule):
         temperature: float = 0.1,
         hidden_dim: int | None = None,
         projection_dim: int = 128,
+        chunk_size: int | None = None,
         optimizer: str = "LARS",
         lr: float = 0.3,
         weight_decay: float = 1e-6,
@@ -75,7 +78,8 @@ class SimCLR(ImageModule):
         )
         if temperature <= 0:
             raise ValueError(f"temperature must be greater than 0, got {temperature}")
-        self.temperature = temperature
+        check_chunk_size(chunk_size)
+        self.temperature, self.chunk_size = temperature, chunk_size
         dim = self.backbone.dim
         self.head = mlp(dim, hidden_dim or dim, projection_dim, norm=True, last_norm="affine")
 
@@ -84,5 +88,5 @@ class SimCLR(ImageModule):
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         x = torch.cat(batch.views)  # (2B, C, H, W): batch norm sees both views, section 2.1
-        z0, z1 = self.head(self.backbone(x)).chunk(2)
+        z0, z1 = self.head(in_chunks(self.backbone, x, self.chunk_size)).chunk(2)
         return nt_xent(gather_rows(z0), gather_rows(z1), self.temperature)
