@@ -6,15 +6,19 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import chunks
 import decode
 import learn
+import learn_clip
 import recipes
 import shortcut
 import speed
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "pretext.md", ROOT / "docs" / "speed.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("evaluation", "methods", "pretext", "speed")))
 TABLES = {
+    "chunks": (chunks.RESULTS, chunks.table),
+    "learn clip": (learn_clip.RESULTS, learn_clip.table),
     "learn": (learn.RESULTS, learn.table),
     "speed": (speed.RESULTS, speed.table),
     "speed details": (speed.RESULTS, speed.details),

@@ -14,6 +14,8 @@ from callbacks.predictions import PredictionsFile
 from callbacks.preemption import Preemption
 from callbacks.rank import RankMonitor
 from callbacks.results import ResultsFile
+from callbacks.retrieval import Retrieval
+from callbacks.zero_shot import ZeroShot
 
 __all__ = [
     "Compile",
@@ -31,5 +33,7 @@ __all__ = [
     "PretextPictures",
     "RankMonitor",
     "ResultsFile",
+    "Retrieval",
     "RunCheckpoint",
+    "ZeroShot",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.image_folder import cpus
+from datamodules.files import cpus
 from datamodules.loader import Loader
 
 SKIPPED = 10  # the first steps: workers start, kernels are compiled

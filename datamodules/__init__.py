@@ -1,9 +1,13 @@
 """Data sets, their views, and the batches they yield."""
 
-from datamodules.batch import ImageBatch
+from datamodules.batch import ImageBatch, ImageTextBatch
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
+from datamodules.digits_text import DigitsText
 from datamodules.image_folder import ImageFolder
+from datamodules.image_text import ImageTextData
+from datamodules.image_text_csv import ImageTextCSV
+from datamodules.image_text_shards import ImageTextShards
 from datamodules.images import ImageData
 from datamodules.photos import Photos
 from datamodules.stl10 import STL10
@@ -16,9 +20,14 @@ __all__ = [
     "BYOLViews",
     "CropFlipViews",
     "Digits",
+    "DigitsText",
     "ImageBatch",
     "ImageData",
     "ImageFolder",
+    "ImageTextBatch",
+    "ImageTextCSV",
+    "ImageTextData",
+    "ImageTextShards",
     "MoCoV1Views",
     "MoCoV2Views",
     "Photos",

@@ -1,5 +1,6 @@
 """From an image file to a square of pixels."""
 
+import io
 import struct
 import warnings
 from pathlib import Path
@@ -32,7 +33,7 @@ def readable_extensions() -> set[str]:
     return {end for end, kind in known.items() if kind in Image.OPEN and kind not in _NOT_PICTURES}
 
 
-def read_image(path: Path, store_size: int, in_channels: int) -> np.ndarray:
+def read_image(file: Path | bytes, store_size: int, in_channels: int) -> np.ndarray:
     """The middle square of an image, as large as possible, at `store_size`.
 
     The orientation that a camera recorded is applied; transparency is dropped; 16-bit greys keep their upper
@@ -40,7 +41,7 @@ def read_image(path: Path, store_size: int, in_channels: int) -> np.ndarray:
     resampled (bilinear, antialiased).
 
     Args:
-        path: The file.
+        file: The file, or what it holds.
         store_size: Side of the square, in pixels.
         in_channels: 1 (grey) or 3 (colour).
 
@@ -48,11 +49,12 @@ def read_image(path: Path, store_size: int, in_channels: int) -> np.ndarray:
         (in_channels, store_size, store_size) uint8.
     """
     mode = _MODES[in_channels]
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
     # Pillow warns of odd metadata in files that it reads all the same
-    with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+    with warnings.catch_warnings(action="ignore"), Image.open(source) as image:
         whole = None
         if image.format == "JPEG" and min(image.size) < 4 * store_size:  # else draft has something to skip
-            whole = _jpeg(path, image, in_channels)
+            whole = _jpeg(file, image, in_channels)
         if whole is None:
             image.draft(mode, (2 * store_size, 2 * store_size))  # skip detail that resampling would drop
             ImageOps.exif_transpose(image, in_place=True)
@@ -60,11 +62,12 @@ def read_image(path: Path, store_size: int, in_channels: int) -> np.ndarray:
     return _square(whole, store_size).numpy()
 
 
-def _jpeg(path: Path, image: Image.Image, in_channels: int) -> Tensor | None:
+def _jpeg(file: Path | bytes, image: Image.Image, in_channels: int) -> Tensor | None:
     """The pixels by torchvision, in three quarters of Pillow's time; None of what only Pillow reads or turns."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         return None
-    data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    content = file if isinstance(file, bytes) else file.read_bytes()
+    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     try:
         return decode_jpeg(data, ImageReadMode.RGB if in_channels == 3 else ImageReadMode.GRAY)
     except RuntimeError:

@@ -28,11 +28,14 @@ from callbacks.predictions import PredictionsFile
 from callbacks.preemption import Preemption
 from callbacks.rank import RankMonitor
 from callbacks.results import ResultsFile, table
+from callbacks.zero_shot import TEMPLATES
+from datamodules.image_text import ImageTextData
 from datamodules.images import ImageData
-from ssl_lightning import __version__, errors, methods
+from datamodules.shards import write_shards
+from ssl_lightning import __version__, errors, methods, zero_shot
 from ssl_lightning.base import OPTIMIZATION, SSLModule
 from ssl_lightning.errors import ParseError, UserError
-from ssl_lightning.export import export
+from ssl_lightning.export import LAYOUTS, export
 from ssl_lightning.run import (
     MetricsFile,
     Progress,
@@ -48,7 +51,14 @@ from ssl_lightning.run import (
 
 __all__ = ["SSLCLI", "methods", "run"]
 
-SIZES = ("image_size", "in_channels", "num_classes")  # facts of the data that a method may need
+SIZES = (
+    "image_size",
+    "in_channels",
+    "num_classes",
+    "vocab_size",
+    "end_token",
+    "max_tokens",
+)  # facts of the data that a method may need
 EVALUATION = {"knn": KNNMonitor, "linear": LinearEvaluation, "rank": RankMonitor, "map": FeatureMap}
 NOT_SAVED = ("run", "ckpt_path", "weights_only", "config")  # of one start, not of the run
 
@@ -199,6 +209,8 @@ class SSLCLI(LightningCLI):
         verb = self.config.subcommand
         parser, config = self._parser(verb), self.config[verb]
         self.datamodule = self.build(parser, Namespace(data=config.data)).data
+        if self.saved is not None and self.saved.tokenizer is not None and isinstance(self.datamodule, ImageTextData):
+            self.datamodule.use_tokenizer(self.saved.tokenizer, f"the tokenizer of {self.checkpoint}")
         self.fill_sizes(config.model)
         self.model = self.build(parser, Namespace(model=config.model)).model
         rest = Namespace({k: v for k, v in vars(config).items() if k not in ("model", "data")})
@@ -226,15 +238,20 @@ class SSLCLI(LightningCLI):
         """Give the method the sizes of the data, where it takes them and the user has not set them.
 
         Raises:
-            UserError: the user has set another size, or the method needs labels that the data do not have.
+            UserError: the user has set another size, the method needs labels that the data do not have, or the data
+                are of another kind.
         """
         verb, data = self.config.subcommand, type(self.datamodule).__name__
         name = model.class_path.split(".")[-1]
         for size in SIZES:
             if size not in model.init_args:
                 continue
+            fixed = size in self.given_sizes or (self.saved is not None and model.init_args[size] is not None)
+            if not hasattr(self.datamodule, size):
+                if fixed:  # as where a CLIP is tested on labelled images
+                    continue
+                raise UserError(f"{name} needs {size}, and {data} has images without captions: give it other data")
             fact, set_to = getattr(self.datamodule, size), model.init_args[size]
-            fixed = size in self.given_sizes or (self.saved is not None and set_to is not None)
             if fact is None and not fixed:
                 raise UserError(f"{name} needs {size}, but the data of {data} have no labels: use labelled data")
             if fixed and fact not in (None, set_to):
@@ -366,12 +383,40 @@ def run_export(words: list[str]) -> None:
     parser = errors.Words("ssl-lightning export", allow_abbrev=False)
     parser.add_argument("--ckpt_path", required=True, help="A checkpoint, or 'last' with --run.")
     parser.add_argument("--run", help="Folder of the run.")
-    parser.add_argument("--output", required=True, help="The .safetensors file to write.")
+    parser.add_argument("--output", required=True, help="The .safetensors file to write; of a whole CLIP a new folder.")
     parser.add_argument("--which", choices=("student", "teacher"), default="student")
-    parser.add_argument("--layout", choices=("native", "torchvision", "timm"), default="native")
+    parser.add_argument("--layout", choices=LAYOUTS, default="native")
     args = parser.parse_args(words)
     export(find_checkpoint(args.run, args.ckpt_path) or "", args.output, which=args.which, layout=args.layout)
     say(f"wrote {args.output}")
+
+
+def run_shards(words: list[str]) -> None:
+    parser = errors.Words("ssl-lightning shards", allow_abbrev=False)
+    parser.add_argument("--table", required=True, help="CSV or TSV with the columns filepath and title.")
+    parser.add_argument("--output", required=True, help="The folder to write.")
+    parser.add_argument("--images_per_shard", type=int, default=1000)
+    args = parser.parse_args(words)
+    say(f"wrote {write_shards(args.table, args.output, args.images_per_shard)} shards into {args.output}")
+
+
+def run_zeroshot(words: list[str]) -> None:
+    parser = errors.Words("ssl-lightning zeroshot", allow_abbrev=False)
+    parser.add_argument("--ckpt_path", required=True, help="A checkpoint of CLIP, or 'last' with --run.")
+    parser.add_argument("--run", help="Folder of the run.")
+    parser.add_argument("--images", required=True, help="Folder of pictures.")
+    parser.add_argument("--classes", required=True, help="Words with commas between them: cat,dog")
+    parser.add_argument("--templates", nargs="+", default=list(TEMPLATES), help="Sentences with {} for the word.")
+    parser.add_argument("--output", default="zeroshot", help="Folder for zeroshot.csv and zeroshot.png (%(default)s).")
+    args = parser.parse_args(words)
+    names = [name.strip() for name in args.classes.split(",") if name.strip()]
+    files = zero_shot.find_images(Path(args.images))
+    model = zero_shot.load_aligned(find_checkpoint(args.run, args.ckpt_path) or Path())
+    cosines, probabilities, pixels = zero_shot.classify(model, files, names, args.templates)
+    shown = [file.relative_to(args.images).as_posix() for file in files]
+    zero_shot.write(Path(args.output), shown, names, cosines, probabilities, pixels)
+    say(zero_shot.table(shown, names, probabilities))
+    say(f"written     {args.output}/zeroshot.csv\npictures    {args.output}/zeroshot.png")
 
 
 def run(args: list[str]) -> None:
@@ -387,6 +432,10 @@ def run(args: list[str]) -> None:
     try:
         if args[0] == "export":
             run_export(args[1:])
+        elif args[0] == "shards":
+            run_shards(args[1:])
+        elif args[0] == "zeroshot":
+            run_zeroshot(args[1:])
         else:
             cli = SSLCLI(args)
             cli.start()

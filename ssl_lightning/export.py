@@ -11,6 +11,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ssl_lightning.backbones import Backbone, build
+from ssl_lightning.clip_weights import write_weights
+
+NetLayout = Literal["native", "torchvision", "timm"]
+LAYOUTS = ("native", "torchvision", "timm", "transformers", "open_clip")
 
 
 def load_backbone(checkpoint: str | Path, which: Literal["student", "teacher"] = "student") -> Backbone:
@@ -62,9 +66,10 @@ def export(
     checkpoint: str | Path,
     output: str | Path,
     which: Literal["student", "teacher"] = "student",
-    layout: Literal["native", "torchvision", "timm"] = "native",
+    layout: NetLayout | Literal["transformers", "open_clip"] = "native",
 ) -> dict[str, str]:
-    """Write a checkpoint's backbone as safetensors, under its own library's parameter names.
+    """Write a checkpoint's backbone as safetensors, under its own library's parameter names; or a whole CLIP, with its
+    text encoder and tokenizer, as a folder of transformers or open_clip.
 
     The file holds the trunk without a classifier, and as metadata what one needs to use it: library,
     architecture, in_channels, image_size, small_stem, lightness (whether the network takes L / 100 of CIE Lab in
@@ -73,21 +78,32 @@ def export(
 
     Args:
         checkpoint: A checkpoint written by `ssl-lightning fit`.
-        output: The file to write, ending in .safetensors. A file of this name is replaced; folders are made.
+        output: The file to write, ending in .safetensors. A file of this name is replaced; folders are made. Of
+            transformers and open_clip: a new folder.
         which: "student" is the network that was trained; "teacher" is its moving average, in methods that
             keep one.
         layout: Whose parameter names to use. "native" keeps those of the library that the backbone comes
             from. The other library's are used where it has the same network, which is checked by comparing
-            features: so for ResNets and DenseNets.
+            features: so for ResNets and DenseNets. "transformers" and "open_clip" are for CLIP.
 
     Returns:
-        The metadata.
+        The metadata; none of a whole CLIP, whose folder has a configuration.
 
     Raises:
+        FileExistsError: if there is such a folder.
         FileNotFoundError: if there is no such checkpoint.
         ValueError: if it is not a checkpoint of ssl_lightning, holds no such backbone, the layout's library
             does not have the same network, or output does not end in .safetensors.
     """
+    if layout in ("transformers", "open_clip"):
+        content = read_checkpoint(checkpoint)
+        written_by = content["ssl_lightning"]
+        if not written_by["class_path"].endswith(".CLIP") or which != "student":
+            raise ValueError(
+                f"layout={layout} is for a CLIP, which has no teacher: {checkpoint} is of {written_by['class_path']}"
+            )
+        write_weights(written_by["init_args"], content["state_dict"], written_by["tokenizer"], output, layout)
+        return {}
     output = Path(output)
     if output.suffix != ".safetensors":
         raise ValueError(f"output must end in .safetensors, got {output}")

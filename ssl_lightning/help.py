@@ -10,12 +10,15 @@ VERBS = {
     "test": "score the features on the test images; prints a table and writes results.json",
     "predict": "write features, labels and file names of the test images to features.npz",
     "export": "write the backbone of a checkpoint as safetensors in timm's or torchvision's layout",
+    "zeroshot": "classify a folder of pictures with words: zeroshot --ckpt_path C --images DIR --classes cat,dog",
+    "shards": "put images and captions into tar files: shards --table T.csv --output DIR",
     "backbones": "list the names for --model.backbone: backbones [PATTERN]",
 }
 METHODS = {
     "SimCLR": "two views of one picture attract, the other pictures repel",
     "MoCo": "contrast with a queue of keys from a slow copy of the encoder (versions 1 and 2)",
     "MoCoV3": "contrast within the batch with a slow copy of the encoder, for vision transformers too",
+    "CLIP": "an image and its caption attract, the other captions repel; then words classify",
     "RotNet": "tell by how much the picture has been turned",
     "AET": "tell which affine or projective transformation leads to the warped picture",
     "Jigsaw": "tell how the tiles of a picture have been shuffled",
@@ -31,6 +34,9 @@ DATA = {
     "CIFAR100": "60,000 pictures of 32 x 32, 100 classes; downloaded",
     "STL10": "113,000 pictures of 96 x 96, most of them unlabelled; downloaded",
     "ImageFolder": "your own pictures: train/ and val/ folders of classes, or one flat folder",
+    "DigitsText": "Digits with captions; no download",
+    "ImageTextCSV": "your own pictures with captions: a table with the columns filepath and title",
+    "ImageTextShards": "pictures with captions in tar files of webdataset, streamed",
 }
 EXAMPLES = """\
   ssl-lightning fit --model SimCLR --data CIFAR10
@@ -44,7 +50,7 @@ def top_level() -> str:
     """The text of ``ssl-lightning --help``."""
 
     def table(rows: dict[str, str]) -> str:
-        return "\n".join(f"  {name:<12} {words}" for name, words in rows.items())
+        return "\n".join(f"  {name:<15} {words}" for name, words in rows.items())
 
     return (
         "usage: ssl-lightning VERB [options]\n\n"

@@ -64,6 +64,21 @@ def user_code() -> None:
     Path("strange.py").write_text("class NoMethod:\n    pass\n")
 
 
+def captions(*rows: str, columns: str = "filepath,title") -> None:
+    pictures("pictures")
+    Path("c.csv").write_text("\n".join([columns, *rows, ""]))
+
+
+def clip() -> None:
+    """A run of CLIP, and a picture."""
+    pictures("pictures")
+    words = "fit --model CLIP --data DigitsText --model.backbone convnet --model.text_layers 1 --model.text_width 16"
+    words += " --data.batch_size 64 --run clip --trainer.max_steps 1 --trainer.limit_val_batches 0"
+    main(words.split())
+
+
+CLIP = "fit --model CLIP --model.backbone convnet --data ImageTextCSV --data.image_size 8 --data.train"
+NAME = "zeroshot --images pictures --ckpt_path clip/checkpoints/last.ckpt"
 CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     # verbs, classes, arguments
     (None, "fti --model SimCLR", ["unknown verb 'fti'", "Did you mean fit?"]),
@@ -116,6 +131,29 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
         "fit --model MoCo --data Digits --data.batch_size 64 --model.backbone convnet --model.queue_size 1000",
         ["queue_size 1000", "64", "set queue_size to 1024"],
     ),
+    # captions
+    (None, "fit --model CLIP --data Digits --model.backbone convnet", ["CLIP needs vocab_size", "Digits has"]),
+    (lambda: captions(columns="file,title"), f"{CLIP} c.csv", ["c.csv has no column filepath", "names file, title"]),
+    (lambda: captions("pictures/7.png,x"), f"{CLIP} c.csv", ["line 2: there is no image pictures/7.png"]),
+    (lambda: captions("pictures/0.png,"), f"{CLIP} c.csv", ["line 2: the caption of 'pictures/0.png' is empty"]),
+    (None, f"{CLIP} nothere.csv", ["there is no table nothere.csv"]),
+    (None, "shards --table nothere.csv --output s", ["there is no table nothere.csv"]),
+    (
+        None,
+        "fit --model SimCLR --model.backbone convnet --data Digits --trainer.callbacks+=ZeroShot",
+        ["ZeroShot needs a method that embeds images and texts", "SimCLR does not"],
+    ),
+    (
+        None,
+        "fit --model CLIP --model.backbone convnet --data DigitsText --trainer.callbacks+=ZeroShot "
+        "--trainer.callbacks.templates [digit]",
+        ["the template 'digit' has no {}"],
+    ),
+    (clip, f"{NAME} --classes ,", ["there are no class names"]),
+    (clip, f"{NAME} --classes cat,dog --templates photo", ["the template 'photo' has no {}"]),
+    (clip, f"{NAME} --classes cat --images clip/nothere", ["there is no image in", "clip/nothere"]),
+    (clip, "export --run clip --ckpt_path last --output o --layout open_clip", ["open_clip has no CLIP on convnet"]),
+    (other_method, "zeroshot --images moco --ckpt_path moco/checkpoints/last.ckpt --classes a", ["no image in"]),
     # runs and checkpoints
     (other_method, f"{FIT} --run moco", ["moco holds a run", "--ckpt_path last", "another --run"]),
     (other_method, f"{FIT} --run moco --ckpt_path last", ["is of MoCo", "--model is SimCLR"]),

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.batch import ImageBatch
+from datamodules.batch import ImageTextBatch
 from ssl_lightning.chunks import in_chunks
-from ssl_lightning.methods import MoCoV3, SimCLR
+from ssl_lightning.methods import CLIP, MoCoV3, SimCLR
 from tests.methods.tiny import VIT, make
 
 BACKBONE = {"backbone": "vit_tiny_patch16_224", "backbone_args": VIT}  # has no batch norm
@@ -15,14 +15,17 @@ BACKBONE = {"backbone": "vit_tiny_patch16_224", "backbone_args": VIT}  # has no 
 def gradients(model, rows=12):
     generator = torch.Generator().manual_seed(0)
     views = tuple(torch.rand(rows, 3, 16, 16, generator=generator) for _ in range(2))
-    out = model.training_step(ImageBatch(torch.zeros(rows), torch.zeros(rows), torch.arange(rows), views), 0)
+    tokens = torch.randint(300, (rows, 24), generator=generator)
+    out = model.training_step(
+        ImageTextBatch(torch.zeros(rows), torch.zeros(rows), torch.arange(rows), tokens, views), 0
+    )
     loss = out["loss"] if isinstance(out, dict) else out
     loss.backward()
     return loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("chunk_size", [1, 5, 8, 100])
-@pytest.mark.parametrize("cls", [SimCLR, MoCoV3])
+@pytest.mark.parametrize("cls", [CLIP, SimCLR, MoCoV3])
 def test_the_gradient_is_that_of_the_whole_batch(cls, chunk_size):
     loss, whole = gradients(make(cls, **BACKBONE))
     chunked_loss, chunked = gradients(make(cls, **BACKBONE, chunk_size=chunk_size))

@@ -84,7 +84,7 @@ def test_help_names_every_method_data_set_and_no_other():
 
 
 def test_help_names_every_verb():
-    assert set(help.VERBS) == {*SSLCLI.subcommands(), "export", "backbones"}
+    assert set(help.VERBS) == {*SSLCLI.subcommands(), "export", "backbones", "shards", "zeroshot"}
 
 
 def test_backbones_are_found_by_pattern(capsys):
@@ -299,3 +299,48 @@ def test_export_takes_a_layout(tmp_path):
         assert set(file.keys()) == set(plain.state_dict())
         shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
     assert {k for k, v in plain.state_dict().items() if tuple(v.shape) != shapes[k]} == stem
+
+
+def test_words_classify_the_pictures_of_a_folder(capsys):
+    words = ["--model.text_layers", "1", "--model.text_width", "32", "--data.image_size", "16"]
+    main(["fit", "--model", "CLIP", "--data", "DigitsText", *TINY, *BLIND, *words, "--run", "run"])
+    digits = datamodules.Digits(image_size=20)
+    digits.setup("test")
+    Path("pictures").mkdir()
+    for i, image in enumerate(next(iter(digits.predict_dataloader())).image[:3]):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(f"pictures/{i}.png")
+    capsys.readouterr()
+    main("zeroshot --run run --ckpt_path last --images pictures --classes zero,one,two --output out".split())
+    printed = capsys.readouterr().out.splitlines()
+    table = [line.split(",") for line in Path("out/zeroshot.csv").read_text().splitlines()]
+    assert table[0] == ["filepath", "class", "zero", "one", "two"]
+    assert printed[0].split() == ["file", "class", "probability"]
+    for i, row in enumerate(table[1:]):
+        p = [float(x) for x in row[2:]]
+        assert row[0] == f"{i}.png"
+        assert row[1] == table[0][2 + p.index(max(p))]
+        assert sum(p) == pytest.approx(1, abs=2e-4)
+        assert printed[1 + i].split() == [row[0], row[1], f"{max(p):.3f}"]
+    with Image.open("out/zeroshot.png") as picture:
+        assert min(picture.size) > 150
+
+
+def test_a_clip_is_scored_on_labelled_pictures_without_captions():
+    words = ["--model.text_layers", "1", "--model.text_width", "32", "--model.weight_decay", "0.1"]
+    main(["fit", "--model", "CLIP", "--data", "DigitsText", *TINY, *BLIND, *words, "--run", "run"])
+    callback = ["--trainer.callbacks+=ZeroShot", "--trainer.callbacks.templates", '["the digit {}"]']
+    main(["test", "--run", "run", "--ckpt_path", "last", "--data", "Digits", *callback, "--knn.k", "5"])
+    results = json.loads(Path("run/results.json").read_text())
+    assert "test/zeroshot_top1" in results["metrics"]
+    assert "the digit {}" in results["protocols"]["test/zeroshot_top1"]
+    saved = torch.load("run/checkpoints/last.ckpt", weights_only=True)["ssl_lightning"]
+    assert json.loads(saved["tokenizer"])["model"]["type"] == "BPE"
+
+
+def test_shards_are_made_from_a_table():
+    Path("pictures").mkdir()
+    for i in range(5):
+        Image.fromarray(np.full((8, 8, 3), i, dtype=np.uint8)).save(f"pictures/{i}.png")
+    Path("t.csv").write_text("filepath,title\n" + "".join(f"pictures/{i}.png,number {i}\n" for i in range(5)))
+    main("shards --table t.csv --output s --images_per_shard 2".split())
+    assert json.loads(Path("s/sizes.json").read_text()) == {"00000.tar": 2, "00001.tar": 2, "00002.tar": 1}

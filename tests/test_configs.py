@@ -10,18 +10,27 @@ import pytest
 import yaml
 from PIL import Image
 
+from datamodules.shards import write_shards
 from ssl_lightning.cli import SSLCLI, quiet
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 METHODS = sorted((CONFIGS / "method").glob("*.yaml"))
 DATA = sorted((CONFIGS / "data").glob("*.yaml"))
-RECIPES = sorted((CONFIGS / "recipe").glob("*.yaml"))
+RECIPES = sorted((CONFIGS / "recipe").glob("*cifar*.yaml"))
 
 
 def untrained(path: Path) -> list[str]:
     """What a method file that wants a checkpoint takes in its place."""
     return ["--model.backbone", "convnet"] if path.stem.endswith("probe") else []
+
+
+def partner(path: Path) -> list[str]:
+    """Data of the kind that a method file is for, or a method for a data file."""
+    text = path.stem == "clip"
+    if path in METHODS:
+        return ["--data", "DigitsText" if text else "Digits"]
+    return ["--model", "SimCLR"]
 
 
 def build(*words: str) -> SSLCLI:
@@ -35,13 +44,19 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "pictures" / "0.png")
+    for name in ("captions", "other"):
+        (tmp_path / f"{name}.csv").write_text("filepath,title\npictures/0.png,a black square\n")
+    for name in ("shards", "more"):
+        write_shards("captions.csv", tmp_path / name)
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
 def test_method_file_composes_with_a_data_file(path):
-    cli = build("-c", str(path), "-c", str(CONFIGS / "data" / "digits.yaml"), *untrained(path))
+    name = partner(path)[1]
+    data = {"Digits": "digits", "DigitsText": "digits_text"}[name]
+    cli = build("-c", str(path), "-c", str(CONFIGS / "data" / f"{data}.yaml"), *untrained(path))
     assert type(cli.model).__name__.lower() == path.stem.replace("_", "")
-    assert type(cli.datamodule).__name__ == "Digits"
+    assert type(cli.datamodule).__name__ == name
 
 
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
@@ -89,6 +104,24 @@ def test_a_recipe_in_minutes_is_that_of_the_gate(name):
     assert 0.9 < given["trainer"]["max_epochs"] * (50_000 // batch_size) / steps <= 1.05
 
 
+def test_the_recipe_of_clip_is_that_of_the_gate(tmp_path):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        recipe = pool.apply(clip_gate)
+    (tmp_path / "flickr8k").symlink_to(tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.csv").write_text((tmp_path / "captions.csv").read_text())
+    cli = build("-c", str(CONFIGS / "recipe" / "clip_flickr8k.yaml"))
+    assert {k: cli.model.hparams[k] for k in recipe["arguments"]} == recipe["arguments"]
+    assert cli.trainer.max_epochs == recipe["epochs"]
+    for name in ("batch_size", "vocab_size", "max_tokens", "image_size"):
+        assert getattr(cli.datamodule, name) == recipe[name]
+    assert (cli.datamodule.views.min_scale, cli.datamodule.views.flip) == (recipe["min_scale"], recipe["flip"])
+
+
+def clip_gate() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "benchmarks" / "learn_clip.py"))["RECIPES"]["flickr8k"]._asdict()
+
+
 def test_there_is_a_file_for_every_method_and_data_set():
     from ssl_lightning.help import DATA as DATA_NAMES  # noqa: PLC0415
     from ssl_lightning.help import METHODS as METHOD_NAMES  # noqa: PLC0415
@@ -102,9 +135,12 @@ def test_file_repeats_no_default(path):
     """A file holds what differs from the defaults."""
     given = yaml.safe_load(path.read_text())
     (key,) = {"model", "data"} & set(given)
-    words = ["-c", str(path), *(["--data", "Digits"] if key == "model" else ["--model", "SimCLR"]), *untrained(path)]
+    other = partner(path)
+    words = ["-c", str(path), *other, *untrained(path)]
     bare = ["--model" if key == "model" else "--data", given[key]["class_path"], *untrained(path)]
-    other = ["--data", "Digits"] if key == "model" else ["--model", "SimCLR"]
+    bare += {"image_text_csv": ["--data.train", "other.csv"], "image_text_shards": ["--data.shards", "more"]}.get(
+        path.stem, []
+    )
     if key == "data" and "root" in given[key].get("init_args", {}) and path.stem == "image_folder":
         bare += ["--data.root", "other"]
         (Path("other")).mkdir()

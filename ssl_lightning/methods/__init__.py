@@ -1,5 +1,6 @@
 """The methods, one file each."""
 
+from ssl_lightning.methods.contrastive.clip import CLIP
 from ssl_lightning.methods.contrastive.moco import MoCo
 from ssl_lightning.methods.contrastive.moco_v3 import MoCoV3
 from ssl_lightning.methods.contrastive.simclr import SimCLR
@@ -13,6 +14,7 @@ from ssl_lightning.methods.transform_prediction.rotnet import RotNet
 
 __all__ = [
     "AET",
+    "CLIP",
     "Classifier",
     "Colorization",
     "Jigsaw",

@@ -9,7 +9,7 @@ from torch import distributed as dist
 from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint, last_checkpoint
-from ssl_lightning.methods import MoCo, MoCoV3, SimCLR
+from ssl_lightning.methods import CLIP, MoCo, MoCoV3, SimCLR
 from tests.methods.tiny import EVERY, data, make, trainer, without_batch_norm
 
 STEPS = 3
@@ -43,7 +43,7 @@ def run(cls, processes, path, **changes):
     model = without_batch_norm(make(cls, decay_norm_and_bias=True, optimizer="SGD", lr=0.1, **changes))
     several = {"strategy": "ddp_fork", "devices": processes} if processes > 1 else {}
     run = trainer(path.parent, max_steps=STEPS, callbacks=[Writer(path)], enable_checkpointing=False, **several)
-    run.fit(model, data(batch_size=16 // processes))
+    run.fit(model, data(cls, batch_size=16 // processes))
     return torch.load(path, weights_only=True)
 
 
@@ -54,7 +54,7 @@ def compare(one, two):
         assert a["grads"].keys() == b["grads"].keys()
         for name, grad in a["grads"].items():
             scale = max(1.0, grad.abs().max().item())
-            torch.testing.assert_close(grad, b["grads"][name], rtol=0, atol=1e-6 * scale)
+            torch.testing.assert_close(grad, b["grads"][name], rtol=0, atol=5e-6 * scale)
     for name, tensor in one["state"].items():  # the queue and the teacher too
         torch.testing.assert_close(tensor, two["state"][name], rtol=1e-5, atol=1e-6, msg=name)
 
@@ -64,16 +64,21 @@ def test_two_processes_equal_one(cls, tmp_path):
     compare(run(cls, 1, tmp_path / "one.pt"), run(cls, 2, tmp_path / "two.pt"))
 
 
-@pytest.mark.parametrize("cls", [SimCLR, MoCoV3])
+def test_two_processes_equal_one_with_the_loss_of_siglip(tmp_path):
+    compare(run(CLIP, 1, tmp_path / "one.pt", loss="siglip"), run(CLIP, 2, tmp_path / "two.pt", loss="siglip"))
+
+
+@pytest.mark.parametrize("cls", [CLIP, SimCLR, MoCoV3])
 def test_two_processes_in_chunks_equal_one_without(cls, tmp_path):
     compare(run(cls, 1, tmp_path / "one.pt"), run(cls, 2, tmp_path / "two.pt", chunk_size=3))
 
 
-@pytest.mark.parametrize("cls", [SimCLR, MoCo, MoCoV3])
+@pytest.mark.parametrize("cls", [CLIP, SimCLR, MoCo, MoCoV3])
 def test_without_gathering_they_differ(cls, tmp_path, monkeypatch):
     one = run(cls, 1, tmp_path / "one.pt")
     for module in (cls.__module__, "ssl_lightning.queue"):
         monkeypatch.setattr(f"{module}.gather_rows", lambda x: x, raising=False)
+        monkeypatch.setattr(f"{module}.first_row", lambda batch: 0, raising=False)
     two = run(cls, 2, tmp_path / "two.pt")
     with pytest.raises(AssertionError):
         compare(one, two)

@@ -8,10 +8,12 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
-from datamodules import Photos
+from datamodules import DigitsText, ImageData, Photos
+from datamodules.batch import ImageBatch, ImageTextBatch
 from ssl_lightning.base import ImageModule
 from ssl_lightning.methods import (
     AET,
+    CLIP,
     Classifier,
     Colorization,
     Jigsaw,
@@ -24,7 +26,9 @@ from ssl_lightning.methods import (
 )
 
 VIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}  # of 16 px it makes a map of 4x4
+TEXT = {"vocab_size": 300, "end_token": 299, "max_tokens": 24, "embed_dim": 8}  # as the captioned digits have it
 TINY: dict[type[ImageModule], dict[str, Any]] = {
+    CLIP: {**TEXT, "text_width": 16, "text_layers": 1, "text_heads": 2, "warmup_epochs": 1},
     SimCLR: {"projection_dim": 8, "temperature": 0.5, "warmup_epochs": 1},
     MoCo: {"projection_dim": 8, "queue_size": 64, "bn_splits": 2, "momentum": 0.9, "lr": 0.3},
     MoCoV3: {"projection_dim": 8, "hidden_dim": 16, "momentum": 0.9, "warmup_epochs": 1},
@@ -39,14 +43,36 @@ TINY: dict[type[ImageModule], dict[str, Any]] = {
 EVERY = sorted(TINY, key=lambda cls: cls.__name__)
 
 
-def make(cls: type[ImageModule], **changes: Any) -> ImageModule:
+def make(cls: type[ImageModule], **changes: Any) -> Any:
     torch.manual_seed(0)
     args = {"backbone": "convnet", "backbone_args": {"width": 4}, "image_size": 16, **TINY[cls], **changes}
     return cls(**args)
 
 
-def data(**changes: Any) -> Photos:
-    return Photos(**{"batch_size": 16, "image_size": 16, **changes})
+def data(cls: type[ImageModule] = ImageModule, **changes: Any) -> ImageData:
+    """Data of the kind that a method is for."""
+    of = DigitsText if issubclass(cls, CLIP) else Photos
+    return of(**{"batch_size": 16, "image_size": 16, **({"vocab_size": 300} if of is DigitsText else {}), **changes})
+
+
+def training_batch(cls: type[ImageModule], model: Any, device: str) -> Any:
+    """16 samples as `training_step` gets them, on a device."""
+    image = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8, device=device)
+    batch = ImageBatch(image, torch.zeros(16, dtype=torch.int64, device=device), torch.arange(16))
+    batch = batch._replace(views=model.default_views()(batch.image, batch.index, 16, 0, 0))
+    if not issubclass(cls, CLIP):
+        return batch
+    return ImageTextBatch(*batch[:3], torch.randint(258, (16, 24), device=device), batch.views)
+
+
+def example(cls: type[ImageModule]) -> Any:
+    """What `forward` takes, of 3 samples."""
+    return torch.rand(3, 3, 16, 16)
+
+
+def first_layers(model: Any) -> nn.Module:
+    """A part of a method's network that gives one tensor."""
+    return model.backbone
 
 
 def without_batch_norm(model: nn.Module) -> nn.Module:
