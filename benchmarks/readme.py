@@ -1,4 +1,8 @@
-"""Put the tables that benchmarks/results/*.json make into the README and the docs, between their marks."""
+"""Put the tables that benchmarks/results/*.json make into the README and the docs, between their marks.
+
+python benchmarks/readme.py            write them
+python benchmarks/readme.py --check    only say which page has another one, and end with 1
+"""
 
 import json
 import re
@@ -36,5 +40,10 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for page in PAGES:
+    stale = [page for page in PAGES if filled(page.read_text()) != page.read_text()]
+    if "--check" in sys.argv:
+        sys.exit(
+            "".join(f"{page.relative_to(ROOT)} has another table than benchmarks/results\n" for page in stale) or None
+        )
+    for page in stale:
         page.write_text(filled(page.read_text()))

@@ -1,9 +1,6 @@
 """Every YAML that is shipped parses, and builds its data and its method."""
 
-import multiprocessing
-import runpy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +9,7 @@ from PIL import Image
 
 from ssl_lightning.cli import SSLCLI, quiet
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = sorted((CONFIGS / "method").glob("*.yaml"))
 DATA = sorted((CONFIGS / "data").glob("*.yaml"))
 RECIPES = sorted((CONFIGS / "recipe").glob("*.yaml"))
@@ -67,26 +63,6 @@ def test_a_recipe_builds_on_its_data_and_on_a_copy_of_them(path):
     assert type(copy.datamodule).__name__ == "ImageFolder"
     assert copy.datamodule.batch_size == cli.datamodule.batch_size
     assert type(copy.datamodule.views) is type(cli.datamodule.views)
-
-
-def gates() -> dict[str, tuple[dict[str, Any], int, int]]:
-    """Arguments, batch and steps of the benchmark's runs."""
-    names = runpy.run_path(str(ROOT / "benchmarks" / "learn.py"))
-    steps = {n: r.epochs * (names["IMAGES"] // r.batch_size) for n, r in names["RECIPES"].items()}
-    return {n.lower(): (r.arguments, r.batch_size, steps[n]) for n, r in names["RECIPES"].items()}
-
-
-@pytest.mark.parametrize("name", ["aet", "colorization", "jigsaw", "rotnet"])
-def test_a_recipe_in_minutes_is_that_of_the_gate(name):
-    with multiprocessing.get_context("fork").Pool(1) as pool:  # the benchmark's classes stay out of this process
-        arguments, batch_size, steps = pool.apply(gates)[name]
-    given = yaml.safe_load((CONFIGS / "recipe" / f"{name}_cifar10.yaml").read_text())
-    cli = build("-c", str(CONFIGS / "recipe" / f"{name}_cifar10.yaml"))
-    assert {k: cli.model.hparams[k] for k in arguments} == arguments
-    assert cli.model.hparams.backbone == "convnet"
-    assert set(given["model"]["init_args"]) <= {"backbone", *arguments}
-    assert cli.datamodule.batch_size == batch_size
-    assert 0.9 < given["trainer"]["max_epochs"] * (50_000 // batch_size) / steps <= 1.05
 
 
 def test_there_is_a_file_for_every_method_and_data_set():
