@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import decode
 import learn
+import learn_reversal
 import recipes
 import speed
 
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
 TABLES = {
     "learn": (learn.RESULTS, learn.table),
+    "reversal": (learn_reversal.RESULTS, learn_reversal.table),
     "speed": (speed.RESULTS, speed.table),
     "speed details": (speed.RESULTS, speed.details),
     "decode": (decode.RESULTS, decode.table),
