@@ -38,6 +38,7 @@ test-floors:
 
 gate: .venv/installed
 	$(BIN)/python benchmarks/learn.py
+	$(BIN)/python benchmarks/learn_reversal.py
 
 clean:
 	rm -rf .venv .venv-floors build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import decode
 import learn
+import learn_reversal
 import recipes
 import shortcut
 import speed
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "pretext.md", ROOT / "docs" / "speed.md")
 TABLES = {
     "learn": (learn.RESULTS, learn.table),
+    "reversal": (learn_reversal.RESULTS, learn_reversal.table),
     "speed": (speed.RESULTS, speed.table),
     "speed details": (speed.RESULTS, speed.details),
     "decode": (decode.RESULTS, decode.table),

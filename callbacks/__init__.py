@@ -1,5 +1,6 @@
 """Measurements and upkeep of a run: callbacks for Lightning's Trainer."""
 
+from callbacks.attention_maps import AttentionMaps
 from callbacks.checkpoint import ExactResume, RunCheckpoint
 from callbacks.compile import Compile
 from callbacks.data_wait import DataWait
@@ -16,6 +17,7 @@ from callbacks.rank import RankMonitor
 from callbacks.results import ResultsFile
 
 __all__ = [
+    "AttentionMaps",
     "Compile",
     "DataWait",
     "ExactResume",

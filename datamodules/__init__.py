@@ -1,11 +1,13 @@
 """Data sets, their views, and the batches they yield."""
 
-from datamodules.batch import ImageBatch
+from datamodules.batch import ImageBatch, PairBatch
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.image_folder import ImageFolder
 from datamodules.images import ImageData
+from datamodules.pairs_file import PairsFile
 from datamodules.photos import Photos
+from datamodules.reversal import Reversal
 from datamodules.stl10 import STL10
 from datamodules.views import BYOLViews, CropFlipViews, MoCoV1Views, MoCoV2Views, SimCLRViews, Views
 
@@ -21,7 +23,10 @@ __all__ = [
     "ImageFolder",
     "MoCoV1Views",
     "MoCoV2Views",
+    "PairBatch",
+    "PairsFile",
     "Photos",
+    "Reversal",
     "SimCLRViews",
     "Views",
 ]

@@ -20,3 +20,22 @@ class ImageBatch(NamedTuple):
     label: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     views: tuple[Tensor, ...] = ()
+
+
+PAD, BOS, EOS, UNKNOWN = range(4)  # token numbers that stand for no word; words follow
+
+
+class PairBatch(NamedTuple):
+    """A batch of B pairs of token sequences, each ended by EOS and filled with PAD to the longest of the batch.
+
+    Args:
+        source: (B, S) int64 token numbers.
+        target: (B, T) int64 token numbers.
+        label: (B,) int64 class numbers, -1 where there is none.
+        index: (B,) int64 places in the data set, kept on the CPU.
+    """
+
+    source: Tensor
+    target: Tensor
+    label: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs

@@ -28,7 +28,7 @@ from callbacks.predictions import PredictionsFile
 from callbacks.preemption import Preemption
 from callbacks.rank import RankMonitor
 from callbacks.results import ResultsFile, table
-from datamodules.images import ImageData
+from datamodules.data import Data
 from ssl_lightning import __version__, errors, methods
 from ssl_lightning.base import OPTIMIZATION, SSLModule
 from ssl_lightning.errors import ParseError, UserError
@@ -48,7 +48,7 @@ from ssl_lightning.run import (
 
 __all__ = ["SSLCLI", "methods", "run"]
 
-SIZES = ("image_size", "in_channels", "num_classes")  # facts of the data that a method may need
+SIZES = ("image_size", "in_channels", "num_classes", "vocab_size")  # facts of the data that a method may need
 EVALUATION = {"knn": KNNMonitor, "linear": LinearEvaluation, "rank": RankMonitor, "map": FeatureMap}
 NOT_SAVED = ("run", "ckpt_path", "weights_only", "config")  # of one start, not of the run
 
@@ -70,7 +70,7 @@ class SSLCLI(LightningCLI):
         self.placeholders: set[str] = set()  # sizes that stand for what the data will say
         super().__init__(
             SSLModule,
-            ImageData,
+            Data,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
@@ -99,7 +99,7 @@ class SSLCLI(LightningCLI):
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
         # neither is required by the parser: a checkpoint and its run may give them
         parser.add_lightning_class_args(SSLModule, "model", subclass_mode=True, required=False)
-        parser.add_lightning_class_args(ImageData, "data", subclass_mode=True, required=False)
+        parser.add_lightning_class_args(Data, "data", subclass_mode=True, required=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -122,7 +122,7 @@ class SSLCLI(LightningCLI):
             given = Namespace()
         config = self.config[verb]
         self.given_sizes = set(given.get("model.init_args", Namespace()).keys()) - self.placeholders
-        for key, base in (("model", SSLModule), ("data", ImageData)):
+        for key, base in (("model", SSLModule), ("data", Data)):
             if config[key] is None:
                 known = ", ".join(errors.subclasses(base))
                 raise UserError(f"{verb} needs --{key}{' or --ckpt_path' * (key == 'model')}. Known: {known}")
@@ -233,6 +233,8 @@ class SSLCLI(LightningCLI):
         for size in SIZES:
             if size not in model.init_args:
                 continue
+            if not hasattr(self.datamodule, size):
+                raise UserError(f"{name} needs {size}, and {data} has {self.datamodule.unit}: give it other data")
             fact, set_to = getattr(self.datamodule, size), model.init_args[size]
             fixed = size in self.given_sizes or (self.saved is not None and set_to is not None)
             if fact is None and not fixed:

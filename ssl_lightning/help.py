@@ -21,6 +21,7 @@ METHODS = {
     "Jigsaw": "tell how the tiles of a picture have been shuffled",
     "Colorization": "tell the colours of a grey picture",
     "Classifier": "supervised classification, the yardstick",
+    "Transformer": "an encoder and a decoder of attention, from a token sequence to another",
     "LinearProbe": "a linear layer on the frozen features of a checkpoint",
     "MapProbe": "a convolutional or fully connected classifier on a frozen block of a checkpoint",
 }
@@ -30,6 +31,8 @@ DATA = {
     "CIFAR10": "60,000 pictures of 32 x 32, 10 classes; downloaded",
     "CIFAR100": "60,000 pictures of 32 x 32, 100 classes; downloaded",
     "STL10": "113,000 pictures of 96 x 96, most of them unlabelled; downloaded",
+    "Reversal": "word sequences of Python's documentation, to be reversed; no download",
+    "PairsFile": "your own pairs of sentences, a line each: source TAB target",
     "ImageFolder": "your own pictures: train/ and val/ folders of classes, or one flat folder",
 }
 EXAMPLES = """\

@@ -14,6 +14,8 @@ from ssl_lightning.__main__ import main
 Snapshot = dict[Path, bytes]
 
 FIT = "fit --model SimCLR --data Digits --model.backbone convnet"
+PAIRS = "fit --model Transformer --trainer.accelerator cpu --data"
+MAPS = "--trainer.callbacks AttentionMaps"
 PROBE = "fit --model LinearProbe --data Digits --model.checkpoint"
 FOLDER = (
     "fit --model SimCLR --model.backbone convnet --data ImageFolder --data.image_size 8 --data.batch_size 2 --data.root"
@@ -60,6 +62,11 @@ def strange_files() -> None:
     Path("typo2.yaml").write_text("trainer:\n  max_epoch: 3\n")
 
 
+def pairs() -> None:
+    Path("bad.tsv").write_text("a\tb\nno tab\n")
+    Path("good.tsv").write_text("a\tb\nc\td\n")
+
+
 def user_code() -> None:
     Path("strange.py").write_text("class NoMethod:\n    pass\n")
 
@@ -103,7 +110,18 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     (unreadable, f"{FOLDER} broken --data.cache true", ["broken/train/b/1.png", "--data.skip_unreadable true"]),
     (None, f"{FIT} --data.batch_size 2000", ["1437", "2000", "set batch_size to at most 1437"]),
     (None, f"{FIT} --data.views CropFlipViews", ["CropFlipViews makes 1 view", "SimCLR learns from 2"]),
+    (None, f"{PAIRS} PairsFile", ["PairsFile needs path", "--data.path"]),
+    (None, f"{PAIRS} PairsFile --data.path nothere.tsv", ["there is no file nothere.tsv", "source TAB target"]),
+    (pairs, f"{PAIRS} PairsFile --data.path bad.tsv", ["bad.tsv, line 2", "source TAB target", "'no tab'"]),
+    (pairs, f"{PAIRS} PairsFile --data.path good.tsv", ["2 training samples", "64", "set batch_size to at most 2"]),
+    (None, f"{PAIRS} Reversal --data.min_length 9 --data.max_length 3", ["min_length <= max_length", "9 and 3"]),
+    (None, f"{PAIRS} Reversal --model.num_heads 3", ["dim 512", "num_heads", "3"]),
+    (None, f"{PAIRS} Reversal --model.vocab_size 9", ["vocab_size is 9", "Reversal has 1004"]),
+    (None, f"{PAIRS} Reversal --model.dim 16 {MAPS} --trainer.callbacks.layer 6", ["no layer 6", "6 layers", "0 to 5"]),
+    (None, f"{FIT} {MAPS}", ["no attention", "convnet", "vit_tiny_patch16_224"]),
     # sizes
+    (None, f"{PAIRS} Digits", ["Transformer needs vocab_size", "Digits"]),
+    (None, "fit --model SimCLR --data Reversal", ["SimCLR needs image_size", "Reversal"]),
     (
         lambda: pictures("flat"),
         "fit --model Classifier --model.backbone convnet --data ImageFolder --data.root flat",

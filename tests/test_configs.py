@@ -20,33 +20,46 @@ def untrained(path: Path) -> list[str]:
     return ["--model.backbone", "convnet"] if path.stem.endswith("probe") else []
 
 
+def partner(path: Path) -> tuple[str, str]:
+    """What goes with a file: data with a method, a method with data; as an option and its value."""
+    pairs = path.stem in ("transformer", "reversal", "pairs_file")
+    if path in METHODS:
+        return "--data", "Reversal" if pairs else "Digits"
+    return "--model", "Transformer" if pairs else "SimCLR"
+
+
+def partner_file(path: Path) -> str:
+    _, name = partner(path)
+    return str(next(CONFIGS.glob(f"*/{name.lower()}.yaml")))
+
+
 def build(*words: str) -> SSLCLI:
     return SSLCLI(["fit", *words, "--run", "runs/none"])
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """An empty folder with one picture in it, where nothing may be downloaded."""
+    """An empty folder with one picture and one pair in it, where nothing may be downloaded."""
     quiet()
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.tsv").write_text("a b\tb a\n")
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "pictures" / "0.png")
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
 def test_method_file_composes_with_a_data_file(path):
-    cli = build("-c", str(path), "-c", str(CONFIGS / "data" / "digits.yaml"), *untrained(path))
+    cli = build("-c", str(path), "-c", partner_file(path), *untrained(path))
     assert type(cli.model).__name__.lower() == path.stem.replace("_", "")
-    assert type(cli.datamodule).__name__ == "Digits"
+    assert type(cli.datamodule).__name__ == partner(path)[1]
 
 
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
 def test_data_file_composes_with_a_method_file(path):
-    method = str(CONFIGS / "method" / "simclr.yaml")
-    cli = build("-c", method, "-c", str(path), "--model.backbone", "convnet")
+    cli = build("-c", partner_file(path), "-c", str(path))
     assert type(cli.datamodule).__name__.lower() == path.stem.replace("_", "")
-    assert cli.model.hparams["image_size"] == cli.datamodule.image_size
-    assert cli.model.hparams["in_channels"] == cli.datamodule.in_channels
+    sizes = ("image_size", "in_channels") if "SimCLR" in partner(path) else ("vocab_size",)
+    assert [cli.model.hparams[size] for size in sizes] == [getattr(cli.datamodule, size) for size in sizes]
 
 
 def test_quickstart_builds():
@@ -78,9 +91,12 @@ def test_file_repeats_no_default(path):
     """A file holds what differs from the defaults."""
     given = yaml.safe_load(path.read_text())
     (key,) = {"model", "data"} & set(given)
-    words = ["-c", str(path), *(["--data", "Digits"] if key == "model" else ["--model", "SimCLR"]), *untrained(path)]
+    other = partner(path)
+    words = ["-c", str(path), *other, *untrained(path)]
     bare = ["--model" if key == "model" else "--data", given[key]["class_path"], *untrained(path)]
-    other = ["--data", "Digits"] if key == "model" else ["--model", "SimCLR"]
+    if path.stem == "pairs_file":
+        bare += ["--data.path", "other.tsv"]
+        Path("other.tsv").write_text("a\tb\n")
     if key == "data" and "root" in given[key].get("init_args", {}) and path.stem == "image_folder":
         bare += ["--data.root", "other"]
         (Path("other")).mkdir()

@@ -4,6 +4,7 @@ from ssl_lightning.methods.contrastive.moco import MoCo
 from ssl_lightning.methods.contrastive.moco_v3 import MoCoV3
 from ssl_lightning.methods.contrastive.simclr import SimCLR
 from ssl_lightning.methods.supervised.classifier import Classifier
+from ssl_lightning.methods.supervised.transformer import Transformer
 from ssl_lightning.methods.transfer.linear_probe import LinearProbe
 from ssl_lightning.methods.transfer.map_probe import MapProbe
 from ssl_lightning.methods.transform_prediction.aet import AET
@@ -22,4 +23,5 @@ __all__ = [
     "MoCoV3",
     "RotNet",
     "SimCLR",
+    "Transformer",
 ]

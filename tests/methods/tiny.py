@@ -8,8 +8,10 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
-from datamodules import Photos
-from ssl_lightning.base import ImageModule
+from datamodules import Photos, Reversal
+from datamodules.batch import ImageBatch
+from datamodules.data import Data
+from ssl_lightning.base import ImageModule, SSLModule
 from ssl_lightning.methods import (
     AET,
     Classifier,
@@ -21,10 +23,11 @@ from ssl_lightning.methods import (
     MoCoV3,
     RotNet,
     SimCLR,
+    Transformer,
 )
 
 VIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}  # of 16 px it makes a map of 4x4
-TINY: dict[type[ImageModule], dict[str, Any]] = {
+TINY: dict[type[SSLModule], dict[str, Any]] = {
     SimCLR: {"projection_dim": 8, "temperature": 0.5, "warmup_epochs": 1},
     MoCo: {"projection_dim": 8, "queue_size": 64, "bn_splits": 2, "momentum": 0.9, "lr": 0.3},
     MoCoV3: {"projection_dim": 8, "hidden_dim": 16, "momentum": 0.9, "warmup_epochs": 1},
@@ -35,18 +38,43 @@ TINY: dict[type[ImageModule], dict[str, Any]] = {
     Classifier: {"num_classes": 10},
     LinearProbe: {"num_classes": 10},
     MapProbe: {"num_classes": 10, "feature_layer": -1, "hidden_dim": 8},
+    Transformer: {"vocab_size": 44, "dim": 8, "hidden_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0},
 }
 EVERY = sorted(TINY, key=lambda cls: cls.__name__)
 
 
-def make(cls: type[ImageModule], **changes: Any) -> ImageModule:
+def make(cls: type[SSLModule], **changes: Any) -> Any:
     torch.manual_seed(0)
-    args = {"backbone": "convnet", "backbone_args": {"width": 4}, "image_size": 16, **TINY[cls], **changes}
-    return cls(**args)
+    images = {"backbone": "convnet", "backbone_args": {"width": 4}, "image_size": 16}
+    return cls(**{**(images if issubclass(cls, ImageModule) else {}), **TINY[cls], **changes})
 
 
-def data(**changes: Any) -> Photos:
-    return Photos(**{"batch_size": 16, "image_size": 16, **changes})
+def data(cls: type[SSLModule] = ImageModule, **changes: Any) -> Data:
+    """Data of the kind that a method is for."""
+    if issubclass(cls, ImageModule):
+        return Photos(**{"batch_size": 16, "image_size": 16, **changes})
+    return Reversal(**{"batch_size": 16, "max_words": 40, **changes})
+
+
+def training_batch(cls: type[SSLModule], model: Any, device: str) -> Any:
+    """16 samples as `training_step` gets them, on a device."""
+    if issubclass(cls, ImageModule):
+        image = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8, device=device)
+        batch = ImageBatch(image, torch.zeros(16, dtype=torch.int64, device=device), torch.arange(16))
+        return batch._replace(views=model.default_views()(batch.image, batch.index, 16, 0, 0))
+    of = data(cls)
+    of.setup("fit")
+    return of.transfer_batch_to_device(next(iter(of.train_dataloader())), torch.device(device), 0)
+
+
+def example(cls: type[SSLModule]) -> Any:
+    """What `forward` takes, of 3 samples."""
+    return torch.rand(3, 3, 16, 16) if issubclass(cls, ImageModule) else torch.randint(4, 44, (3, 32))
+
+
+def first_layers(model: Any) -> nn.Module:
+    """A part of a method's network that gives one tensor."""
+    return model.backbone if isinstance(model, ImageModule) else model.net
 
 
 def without_batch_norm(model: nn.Module) -> nn.Module:
