@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import decode
 import learn
+import masking
 import recipes
 import speed
 
@@ -18,6 +19,7 @@ TABLES = {
     "speed": (speed.RESULTS, speed.table),
     "speed details": (speed.RESULTS, speed.details),
     "decode": (decode.RESULTS, decode.table),
+    "masking": (masking.RESULTS, masking.table),
     "recipes": (recipes.RESULTS, recipes.table),
 }
 
