@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import decode
 import learn
 import learn_reversal
+import masking
 import recipes
 import shortcut
 import speed
@@ -26,6 +27,7 @@ TABLES = {
     "speed details": (speed.RESULTS, speed.details),
     "decode": (decode.RESULTS, decode.table),
     "shortcut": (shortcut.RESULTS, shortcut.table),
+    "masking": (masking.RESULTS, masking.table),
     "recipes": (recipes.RESULTS, recipes.table),
 }
 

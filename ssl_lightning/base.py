@@ -135,7 +135,9 @@ class SSLModule(LightningModule):
             f"(base {self.base_batch_size}); {total} optimizer steps"
         )
         self.resolved_lr, self.global_batch = lr, batch
-        groups = param_groups(self, self.weight_decay, self.decay_norm_and_bias)
+        groups = param_groups(self, self.weight_decay, self.decay_norm_and_bias, self.lr_scale)
+        for group in groups:
+            group["lr"] = lr * group["lr_scale"]
         optimizer = self.make_optimizer(groups, lr=lr, **self.optimizer_args)
 
         per_epoch = math.ceil(self.trainer.num_training_batches / accumulate)
@@ -148,6 +150,10 @@ class SSLModule(LightningModule):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scale(self, name: str) -> float:
+        """The share of the learning rate that a parameter gets, by its dotted name; 1 for some of them."""
+        return 1.0
 
     def on_train_start(self) -> None:
         """

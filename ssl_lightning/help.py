@@ -20,9 +20,12 @@ METHODS = {
     "AET": "tell which affine or projective transformation leads to the warped picture",
     "Jigsaw": "tell how the tiles of a picture have been shuffled",
     "Colorization": "tell the colours of a grey picture",
+    "MAE": "tell the hidden patches of a picture of which a quarter is seen (vision transformers)",
+    "SimMIM": "tell the hidden squares of a picture by a linear layer (vision transformers)",
     "Classifier": "supervised classification, the yardstick",
     "Transformer": "an encoder and a decoder of attention, from a token sequence to another",
     "LinearProbe": "a linear layer on the frozen features of a checkpoint",
+    "FineTune": "the whole network of a checkpoint, or a new one, learns the labels",
     "MapProbe": "a convolutional or fully connected classifier on a frozen block of a checkpoint",
 }
 DATA = {

@@ -16,6 +16,7 @@ Snapshot = dict[Path, bytes]
 FIT = "fit --model SimCLR --data Digits --model.backbone convnet"
 PAIRS = "fit --model Transformer --trainer.accelerator cpu --data"
 MAPS = "--trainer.callbacks AttentionMaps"
+MAE = "fit --model MAE --data Digits --model.backbone vit_tiny_patch16_224"
 PROBE = "fit --model LinearProbe --data Digits --model.checkpoint"
 FOLDER = (
     "fit --model SimCLR --model.backbone convnet --data ImageFolder --data.image_size 8 --data.batch_size 2 --data.root"
@@ -100,6 +101,18 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     (strange_files, f"{FIT} -c typo2.yaml", ["max_epoch'", "Did you mean trainer.max_epochs?"]),
     (None, f"{FIT} --trainer.accelerator gpux", ["gpux"]),
     (None, "export --ckpt_path x.ckpt", ["--output"]),
+    # masked images
+    (None, f"{MAE} --model.backbone resnet18", ["torchvision/resnet18 is none: take vit_base_patch16_224"]),
+    (None, f"{MAE} --data.image_size 24", ["image_size must be a multiple of the patch", "16 x 16 px", "have 24"]),
+    (None, f"{MAE} --model.mask_ratio 1", ["mask_ratio must lie in (0, 1), got 1.0"]),
+    (None, f"{MAE} --model.mask_ratio 0.8", ["mask_ratio 0.8 of 4 patches leaves none visible"]),
+    (
+        None,
+        MAE + ' --model.backbone_args {"patch_size":4,"global_pool":"avg"}',
+        ["MAE needs the norm", "fc_norm: false"],
+    ),
+    (None, f"{MAE} --model.decoder_heads 5", ["a multiple of 4 and of decoder_heads", "5 and 512"]),
+    (None, f"{MAE.replace('MAE', 'SimMIM')} --model.mask_unit 24", ["mask_unit must be a multiple", "got 24", "of 16"]),
     # data
     (None, "fit --model SimCLR --data ImageFolder", ["ImageFolder needs root", "--data.root"]),
     (None, f"{FOLDER} nothere", ["there is no folder", "nothere", "--data.root"]),

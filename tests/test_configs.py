@@ -17,7 +17,8 @@ RECIPES = sorted((CONFIGS / "recipe").glob("*.yaml"))
 
 def untrained(path: Path) -> list[str]:
     """What a method file that wants a checkpoint takes in its place."""
-    return ["--model.backbone", "convnet"] if path.stem.endswith("probe") else []
+    names = {"linear_probe": "convnet", "map_probe": "convnet", "fine_tune": "vit_tiny_patch16_224"}
+    return ["--model.backbone", names[path.stem]] if path.stem in names else []
 
 
 def partner(path: Path) -> tuple[str, str]:

@@ -3,8 +3,11 @@
 from ssl_lightning.methods.contrastive.moco import MoCo
 from ssl_lightning.methods.contrastive.moco_v3 import MoCoV3
 from ssl_lightning.methods.contrastive.simclr import SimCLR
+from ssl_lightning.methods.masked.mae import MAE
+from ssl_lightning.methods.masked.simmim import SimMIM
 from ssl_lightning.methods.supervised.classifier import Classifier
 from ssl_lightning.methods.supervised.transformer import Transformer
+from ssl_lightning.methods.transfer.fine_tune import FineTune
 from ssl_lightning.methods.transfer.linear_probe import LinearProbe
 from ssl_lightning.methods.transfer.map_probe import MapProbe
 from ssl_lightning.methods.transform_prediction.aet import AET
@@ -14,8 +17,10 @@ from ssl_lightning.methods.transform_prediction.rotnet import RotNet
 
 __all__ = [
     "AET",
+    "MAE",
     "Classifier",
     "Colorization",
+    "FineTune",
     "Jigsaw",
     "LinearProbe",
     "MapProbe",
@@ -23,5 +28,6 @@ __all__ = [
     "MoCoV3",
     "RotNet",
     "SimCLR",
+    "SimMIM",
     "Transformer",
 ]

@@ -14,8 +14,10 @@ from datamodules.data import Data
 from ssl_lightning.base import ImageModule, SSLModule
 from ssl_lightning.methods import (
     AET,
+    MAE,
     Classifier,
     Colorization,
+    FineTune,
     Jigsaw,
     LinearProbe,
     MapProbe,
@@ -23,10 +25,12 @@ from ssl_lightning.methods import (
     MoCoV3,
     RotNet,
     SimCLR,
+    SimMIM,
     Transformer,
 )
 
 VIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}  # of 16 px it makes a map of 4x4
+ON_VIT: dict[str, Any] = {"backbone": "vit_tiny_patch16_224", "backbone_args": VIT}
 TINY: dict[type[SSLModule], dict[str, Any]] = {
     SimCLR: {"projection_dim": 8, "temperature": 0.5, "warmup_epochs": 1},
     MoCo: {"projection_dim": 8, "queue_size": 64, "bn_splits": 2, "momentum": 0.9, "lr": 0.3},
@@ -34,8 +38,11 @@ TINY: dict[type[SSLModule], dict[str, Any]] = {
     RotNet: {},
     AET: {},
     Jigsaw: {"grid": 2, "tile_size": 6, "tile_dim": 8, "hidden_dim": 16, "dropout": 0.0, "lr": 0.3},
-    Colorization: {"decoder_dim": 8, "stride": 2, "backbone": "vit_tiny_patch16_224", "backbone_args": VIT},
+    Colorization: {"decoder_dim": 8, "stride": 2, **ON_VIT},
+    MAE: {"decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, "lr": 0.1, "warmup_epochs": 1, **ON_VIT},
+    SimMIM: {"mask_unit": 8, "lr": 0.1, "warmup_epochs": 1, **ON_VIT},
     Classifier: {"num_classes": 10},
+    FineTune: {"num_classes": 10, "lr": 0.1, "warmup_epochs": 1},
     LinearProbe: {"num_classes": 10},
     MapProbe: {"num_classes": 10, "feature_layer": -1, "hidden_dim": 8},
     Transformer: {"vocab_size": 44, "dim": 8, "hidden_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0},
