@@ -21,7 +21,7 @@ from callbacks.checkpoint import ExactResume, RunCheckpoint
 from callbacks.finite import FiniteLoss
 from callbacks.knn import KNNMonitor
 from callbacks.preemption import Preemption
-from datamodules.images import ImageData
+from datamodules.data import Data
 from ssl_lightning import __version__, errors, help, methods
 from ssl_lightning.__main__ import main
 from ssl_lightning.base import SSLModule
@@ -80,7 +80,7 @@ def test_help_version_and_backbones_import_no_torch():
 def test_help_names_every_method_data_set_and_no_other():
     assert sorted(help.METHODS) == sorted(methods.__all__)
     assert sorted(help.METHODS) == [n for n in errors.subclasses(SSLModule) if hasattr(methods, n)]
-    assert sorted(help.DATA) == [n for n in errors.subclasses(ImageData) if hasattr(datamodules, n)]
+    assert sorted(help.DATA) == [n for n in errors.subclasses(Data) if hasattr(datamodules, n)]
 
 
 def test_help_names_every_verb():
