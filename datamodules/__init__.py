@@ -1,12 +1,15 @@
 """Data sets, their views, and the batches they yield."""
 
-from datamodules.batch import ImageBatch
+from datamodules.batch import ImageBatch, TextBatch
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.image_folder import ImageFolder
 from datamodules.images import ImageData
 from datamodules.photos import Photos
+from datamodules.python_docs import PythonDocs
 from datamodules.stl10 import STL10
+from datamodules.text import TextData
+from datamodules.text_file import TextFile
 from datamodules.views import BYOLViews, CropFlipViews, MoCoV1Views, MoCoV2Views, SimCLRViews, Views
 
 __all__ = [
@@ -22,6 +25,10 @@ __all__ = [
     "MoCoV1Views",
     "MoCoV2Views",
     "Photos",
+    "PythonDocs",
     "SimCLRViews",
+    "TextBatch",
+    "TextData",
+    "TextFile",
     "Views",
 ]

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ from callbacks.linear import LinearEvaluation
 from callbacks.predictions import PredictionsFile
 from callbacks.preemption import Preemption
 from callbacks.rank import RankMonitor
-from callbacks.results import ResultsFile, table
-from datamodules.images import ImageData
+from callbacks.results import ResultsFile, atomic_open, table
+from datamodules.corpus import lines
+from datamodules.data import Data
+from datamodules.text import TextData
+from datamodules.text_file import found_files
+from datamodules.tokenizer import VOCAB_SIZE, train
 from ssl_lightning import __version__, errors, methods
 from ssl_lightning.base import OPTIMIZATION, SSLModule
 from ssl_lightning.errors import ParseError, UserError
@@ -48,7 +53,13 @@ from ssl_lightning.run import (
 
 __all__ = ["SSLCLI", "methods", "run"]
 
-SIZES = ("image_size", "in_channels", "num_classes")  # facts of the data that a method may need
+SIZES = (
+    "image_size",
+    "in_channels",
+    "num_classes",
+    "vocab_size",
+    "mask_token",
+)  # facts of the data that a method may need
 EVALUATION = {"knn": KNNMonitor, "linear": LinearEvaluation, "rank": RankMonitor, "map": FeatureMap}
 NOT_SAVED = ("run", "ckpt_path", "weights_only", "config")  # of one start, not of the run
 
@@ -70,7 +81,7 @@ class SSLCLI(LightningCLI):
         self.placeholders: set[str] = set()  # sizes that stand for what the data will say
         super().__init__(
             SSLModule,
-            ImageData,
+            Data,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
@@ -99,7 +110,7 @@ class SSLCLI(LightningCLI):
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
         # neither is required by the parser: a checkpoint and its run may give them
         parser.add_lightning_class_args(SSLModule, "model", subclass_mode=True, required=False)
-        parser.add_lightning_class_args(ImageData, "data", subclass_mode=True, required=False)
+        parser.add_lightning_class_args(Data, "data", subclass_mode=True, required=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -122,7 +133,7 @@ class SSLCLI(LightningCLI):
             given = Namespace()
         config = self.config[verb]
         self.given_sizes = set(given.get("model.init_args", Namespace()).keys()) - self.placeholders
-        for key, base in (("model", SSLModule), ("data", ImageData)):
+        for key, base in (("model", SSLModule), ("data", Data)):
             if config[key] is None:
                 known = ", ".join(errors.subclasses(base))
                 raise UserError(f"{verb} needs --{key}{' or --ckpt_path' * (key == 'model')}. Known: {known}")
@@ -161,6 +172,8 @@ class SSLCLI(LightningCLI):
             base = yaml.safe_load(config.read_text())
             if verb != "fit":  # the machine of the training is not that of the evaluation
                 base = {k: v for k, v in base.items() if k in ("seed_everything", "data", *EVALUATION)}
+        if saved.tokenizer is not None and "data" in base:  # the checkpoint has it, wherever the file may be now
+            base["data"].get("init_args", {}).pop("tokenizer", None)
         base["model"] = {"class_path": saved.class_path, "init_args": saved.init_args}
         parsed = self.parse(parser, [verb, "--config", json.dumps(base), *words])
         if "data" in base and parsed[verb].data.class_path != base["data"]["class_path"]:
@@ -199,6 +212,8 @@ class SSLCLI(LightningCLI):
         verb = self.config.subcommand
         parser, config = self._parser(verb), self.config[verb]
         self.datamodule = self.build(parser, Namespace(data=config.data)).data
+        if self.saved is not None and self.saved.tokenizer is not None and isinstance(self.datamodule, TextData):
+            self.datamodule.use_tokenizer(self.saved.tokenizer, f"the tokenizer of {self.checkpoint}")
         self.fill_sizes(config.model)
         self.model = self.build(parser, Namespace(model=config.model)).model
         rest = Namespace({k: v for k, v in vars(config).items() if k not in ("model", "data")})
@@ -226,13 +241,16 @@ class SSLCLI(LightningCLI):
         """Give the method the sizes of the data, where it takes them and the user has not set them.
 
         Raises:
-            UserError: the user has set another size, or the method needs labels that the data do not have.
+            UserError: the user has set another size, the method needs labels that the data do not have, or the data
+                are of another kind.
         """
         verb, data = self.config.subcommand, type(self.datamodule).__name__
         name = model.class_path.split(".")[-1]
         for size in SIZES:
             if size not in model.init_args:
                 continue
+            if not hasattr(self.datamodule, size):
+                raise UserError(f"{name} needs {size}, and {data} has {self.datamodule.unit}: give it other data")
             fact, set_to = getattr(self.datamodule, size), model.init_args[size]
             fixed = size in self.given_sizes or (self.saved is not None and set_to is not None)
             if fact is None and not fixed:
@@ -366,11 +384,24 @@ def run_export(words: list[str]) -> None:
     parser = errors.Words("ssl-lightning export", allow_abbrev=False)
     parser.add_argument("--ckpt_path", required=True, help="A checkpoint, or 'last' with --run.")
     parser.add_argument("--run", help="Folder of the run.")
-    parser.add_argument("--output", required=True, help="The .safetensors file to write.")
+    parser.add_argument("--output", required=True, help="The .safetensors file to write; of BERT a new folder.")
     parser.add_argument("--which", choices=("student", "teacher"), default="student")
     parser.add_argument("--layout", choices=("native", "torchvision", "timm"), default="native")
     args = parser.parse_args(words)
     export(find_checkpoint(args.run, args.ckpt_path) or "", args.output, which=args.which, layout=args.layout)
+    say(f"wrote {args.output}")
+
+
+def run_tokenizer(words: list[str]) -> None:
+    parser = errors.Words("ssl-lightning tokenizer", allow_abbrev=False)
+    parser.add_argument("--files", required=True, nargs="+", help="Text files or patterns, one sentence a line.")
+    parser.add_argument("--output", required=True, help="The .json file to write, for --data.tokenizer.")
+    parser.add_argument("--vocab_size", type=int, default=VOCAB_SIZE, help="Pieces (%(default)s).")
+    parser.add_argument("--cased", action="store_true", help="Keep capitals and accents.")
+    args = parser.parse_args(words)
+    text = train(partial(lines, found_files(args.files)), args.vocab_size, lowercase=not args.cased)
+    with atomic_open(Path(args.output)) as file:
+        file.write(text.encode())
     say(f"wrote {args.output}")
 
 
@@ -387,6 +418,8 @@ def run(args: list[str]) -> None:
     try:
         if args[0] == "export":
             run_export(args[1:])
+        elif args[0] == "tokenizer":
+            run_tokenizer(args[1:])
         else:
             cli = SSLCLI(args)
             cli.start()

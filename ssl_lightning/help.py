@@ -10,6 +10,7 @@ VERBS = {
     "test": "score the features on the test images; prints a table and writes results.json",
     "predict": "write features, labels and file names of the test images to features.npz",
     "export": "write the backbone of a checkpoint as safetensors in timm's or torchvision's layout",
+    "tokenizer": "train a WordPiece tokenizer on text files: tokenizer --files F ... --output T.json",
     "backbones": "list the names for --model.backbone: backbones [PATTERN]",
 }
 METHODS = {
@@ -20,6 +21,7 @@ METHODS = {
     "AET": "tell which affine or projective transformation leads to the warped picture",
     "Jigsaw": "tell how the tiles of a picture have been shuffled",
     "Colorization": "tell the colours of a grey picture",
+    "BERT": "tell the masked words of a text, and whether its second part follows the first",
     "Classifier": "supervised classification, the yardstick",
     "LinearProbe": "a linear layer on the frozen features of a checkpoint",
     "MapProbe": "a convolutional or fully connected classifier on a frozen block of a checkpoint",
@@ -31,6 +33,8 @@ DATA = {
     "CIFAR100": "60,000 pictures of 32 x 32, 100 classes; downloaded",
     "STL10": "113,000 pictures of 96 x 96, most of them unlabelled; downloaded",
     "ImageFolder": "your own pictures: train/ and val/ folders of classes, or one flat folder",
+    "PythonDocs": "the topics of Python's help(), 70 documents of text; no download",
+    "TextFile": "your own text: one sentence a line, an empty line between documents",
 }
 EXAMPLES = """\
   ssl-lightning fit --model SimCLR --data CIFAR10

@@ -93,6 +93,7 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     (strange_files, f"{FIT} -c typo2.yaml", ["max_epoch'", "Did you mean trainer.max_epochs?"]),
     (None, f"{FIT} --trainer.accelerator gpux", ["gpux"]),
     (None, "export --ckpt_path x.ckpt", ["--output"]),
+    (None, "tokenizer --files nothere.txt --output t.json", ["there is no file nothere.txt"]),
     # data
     (None, "fit --model SimCLR --data ImageFolder", ["ImageFolder needs root", "--data.root"]),
     (None, f"{FOLDER} nothere", ["there is no folder", "nothere", "--data.root"]),
@@ -103,7 +104,25 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     (unreadable, f"{FOLDER} broken --data.cache true", ["broken/train/b/1.png", "--data.skip_unreadable true"]),
     (None, f"{FIT} --data.batch_size 2000", ["1437", "2000", "set batch_size to at most 1437"]),
     (None, f"{FIT} --data.views CropFlipViews", ["CropFlipViews makes 1 view", "SimCLR learns from 2"]),
+    (
+        lambda: Path("empty.txt").write_text("\n\n"),
+        "fit --model BERT --data TextFile --data.files empty.txt",
+        ["empty.txt hold(s) no sentence"],
+    ),
+    (
+        lambda: Path("one.txt").write_text("a sentence\nand another\n"),
+        "fit --model BERT --model.size tiny --data TextFile --data.files one.txt --data.vocab_size 60",
+        ["1 training document(s)", "parted by empty lines"],
+    ),
     # sizes
+    (None, "fit --model BERT --data Digits", ["BERT needs vocab_size", "Digits has images"]),
+    (None, "fit --model SimCLR --data PythonDocs", ["SimCLR needs image_size", "PythonDocs has pairs"]),
+    (None, "fit --model BERT --model.size bass --data PythonDocs", ["unknown size 'bass'", "Did you mean base?"]),
+    (
+        None,
+        "fit --model BERT --model.size tiny --data PythonDocs --data.max_tokens 600",
+        ["600 tokens do not fit 512 positions", "--data.max_tokens 512"],
+    ),
     (
         lambda: pictures("flat"),
         "fit --model Classifier --model.backbone convnet --data ImageFolder --data.root flat",

@@ -20,6 +20,14 @@ def untrained(path: Path) -> list[str]:
     return ["--model.backbone", "convnet"] if path.stem.endswith("probe") else []
 
 
+def partner(path: Path) -> list[str]:
+    """Data of the kind that a method file is for, or a method for a data file."""
+    text = path.stem in ("bert", "python_docs", "text_file")
+    if path in METHODS:
+        return ["--data", "PythonDocs" if text else "Digits"]
+    return ["--model", "BERT"] if text else ["--model", "SimCLR"]
+
+
 def build(*words: str) -> SSLCLI:
     return SSLCLI(["fit", *words, "--run", "runs/none"])
 
@@ -31,22 +39,27 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "pictures" / "0.png")
+    for name in ("text", "other"):
+        (tmp_path / f"{name}.txt").write_text("a sentence\n")
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
 def test_method_file_composes_with_a_data_file(path):
-    cli = build("-c", str(path), "-c", str(CONFIGS / "data" / "digits.yaml"), *untrained(path))
+    name = partner(path)[1]
+    data = {"Digits": "digits", "PythonDocs": "python_docs"}[name]
+    cli = build("-c", str(path), "-c", str(CONFIGS / "data" / f"{data}.yaml"), *untrained(path))
     assert type(cli.model).__name__.lower() == path.stem.replace("_", "")
-    assert type(cli.datamodule).__name__ == "Digits"
+    assert type(cli.datamodule).__name__ == name
 
 
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
 def test_data_file_composes_with_a_method_file(path):
-    method = str(CONFIGS / "method" / "simclr.yaml")
-    cli = build("-c", method, "-c", str(path), "--model.backbone", "convnet")
+    name = partner(path)[1].lower()
+    small = {"simclr": ["--model.backbone", "convnet"], "bert": ["--model.size", "tiny"]}[name]
+    cli = build("-c", str(CONFIGS / "method" / f"{name}.yaml"), "-c", str(path), *small)
     assert type(cli.datamodule).__name__.lower() == path.stem.replace("_", "")
-    assert cli.model.hparams["image_size"] == cli.datamodule.image_size
-    assert cli.model.hparams["in_channels"] == cli.datamodule.in_channels
+    for size in {"simclr": ("image_size", "in_channels"), "bert": ("vocab_size", "mask_token")}[name]:
+        assert cli.model.hparams[size] == getattr(cli.datamodule, size)
 
 
 def test_quickstart_builds():
@@ -78,9 +91,11 @@ def test_file_repeats_no_default(path):
     """A file holds what differs from the defaults."""
     given = yaml.safe_load(path.read_text())
     (key,) = {"model", "data"} & set(given)
-    words = ["-c", str(path), *(["--data", "Digits"] if key == "model" else ["--model", "SimCLR"]), *untrained(path)]
+    other = partner(path)
+    words = ["-c", str(path), *other, *untrained(path)]
     bare = ["--model" if key == "model" else "--data", given[key]["class_path"], *untrained(path)]
-    other = ["--data", "Digits"] if key == "model" else ["--model", "SimCLR"]
+    if path.stem == "text_file":
+        bare += ["--data.files", "other.txt"]
     if key == "data" and "root" in given[key].get("init_args", {}) and path.stem == "image_folder":
         bare += ["--data.root", "other"]
         (Path("other")).mkdir()

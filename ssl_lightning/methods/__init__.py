@@ -3,6 +3,7 @@
 from ssl_lightning.methods.contrastive.moco import MoCo
 from ssl_lightning.methods.contrastive.moco_v3 import MoCoV3
 from ssl_lightning.methods.contrastive.simclr import SimCLR
+from ssl_lightning.methods.masked.bert import BERT
 from ssl_lightning.methods.supervised.classifier import Classifier
 from ssl_lightning.methods.transfer.linear_probe import LinearProbe
 from ssl_lightning.methods.transfer.map_probe import MapProbe
@@ -13,6 +14,7 @@ from ssl_lightning.methods.transform_prediction.rotnet import RotNet
 
 __all__ = [
     "AET",
+    "BERT",
     "Classifier",
     "Colorization",
     "Jigsaw",

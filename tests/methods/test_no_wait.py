@@ -5,9 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from datamodules.batch import ImageBatch
 from ssl_lightning.optim import optimizer_class, param_groups
-from tests.methods.tiny import EVERY, make
+from tests.methods.tiny import EVERY, make, training_batch
 
 
 @pytest.fixture(autouse=True)
@@ -16,15 +15,10 @@ def no_autocast(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
 
 
-def batch_on_meta() -> ImageBatch:
-    image = torch.empty(16, 3, 16, 16, dtype=torch.uint8, device="meta")
-    return ImageBatch(image, torch.empty(16, dtype=torch.int64, device="meta"), torch.arange(16))
-
-
 @pytest.mark.parametrize("cls", EVERY)
 def test_views_loss_and_gradient_read_nothing_from_the_device(cls):
-    model, batch = make(cls).to("meta"), batch_on_meta()
-    loss = model.training_step(batch._replace(views=model.default_views()(batch.image, batch.index, 16, 0, 0)), 0)
+    model = make(cls).to("meta")
+    loss = model.training_step(training_batch(cls, model, "meta"), 0)
     (loss if isinstance(loss, torch.Tensor) else loss["loss"]).backward()
 
 
@@ -32,7 +26,7 @@ def test_views_loss_and_gradient_read_nothing_from_the_device(cls):
 def test_optimizers_read_nothing_from_the_device(name):
     model = make(EVERY[0]).to("meta")
     optimizer = optimizer_class(name)(param_groups(model, 0.1, False), lr=0.1)
-    model(batch_on_meta().image / 255).sum().backward()
+    model(torch.empty(16, 3, 16, 16, device="meta")).sum().backward()
     optimizer.step()
 
 

@@ -43,7 +43,7 @@ def run(cls, processes, path):
     model = without_batch_norm(make(cls, decay_norm_and_bias=True, optimizer="SGD", lr=0.1))
     several = {"strategy": "ddp_fork", "devices": processes} if processes > 1 else {}
     run = trainer(path.parent, max_steps=STEPS, callbacks=[Writer(path)], enable_checkpointing=False, **several)
-    run.fit(model, data(batch_size=16 // processes))
+    run.fit(model, data(cls, batch_size=16 // processes))
     return torch.load(path, weights_only=True)
 
 

@@ -8,10 +8,13 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
-from datamodules import Photos
-from ssl_lightning.base import ImageModule
+from datamodules import Photos, PythonDocs
+from datamodules.batch import ImageBatch
+from datamodules.data import Data
+from ssl_lightning.base import ImageModule, SSLModule
 from ssl_lightning.methods import (
     AET,
+    BERT,
     Classifier,
     Colorization,
     Jigsaw,
@@ -24,7 +27,10 @@ from ssl_lightning.methods import (
 )
 
 VIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}  # of 16 px it makes a map of 4x4
-TINY: dict[type[ImageModule], dict[str, Any]] = {
+SMALL_BERT = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+SURE = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # processes draw different dropout
+TINY: dict[type[SSLModule], dict[str, Any]] = {
+    BERT: {"vocab_size": 400, "mask_token": 4, "positions": 32, "network_args": {**SMALL_BERT, **SURE}, "lr": 0.01},
     SimCLR: {"projection_dim": 8, "temperature": 0.5, "warmup_epochs": 1},
     MoCo: {"projection_dim": 8, "queue_size": 64, "bn_splits": 2, "momentum": 0.9, "lr": 0.3},
     MoCoV3: {"projection_dim": 8, "hidden_dim": 16, "momentum": 0.9, "warmup_epochs": 1},
@@ -39,14 +45,38 @@ TINY: dict[type[ImageModule], dict[str, Any]] = {
 EVERY = sorted(TINY, key=lambda cls: cls.__name__)
 
 
-def make(cls: type[ImageModule], **changes: Any) -> ImageModule:
+def make(cls: type[SSLModule], **changes: Any) -> Any:
     torch.manual_seed(0)
-    args = {"backbone": "convnet", "backbone_args": {"width": 4}, "image_size": 16, **TINY[cls], **changes}
-    return cls(**args)
+    image = {"backbone": "convnet", "backbone_args": {"width": 4}, "image_size": 16}
+    return cls(**{**(image if issubclass(cls, ImageModule) else {}), **TINY[cls], **changes})
 
 
-def data(**changes: Any) -> Photos:
-    return Photos(**{"batch_size": 16, "image_size": 16, **changes})
+def data(cls: type[SSLModule] = ImageModule, **changes: Any) -> Data:
+    """Data of the kind that a method is for."""
+    if issubclass(cls, ImageModule):
+        return Photos(**{"batch_size": 16, "image_size": 16, **changes})
+    return PythonDocs(**{"batch_size": 16, "max_tokens": 32, "vocab_size": 400, **changes})
+
+
+def training_batch(cls: type[SSLModule], model: Any, device: str) -> Any:
+    """16 samples as `training_step` gets them, on a device."""
+    if issubclass(cls, ImageModule):
+        image = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8, device=device)
+        batch = ImageBatch(image, torch.zeros(16, dtype=torch.int64, device=device), torch.arange(16))
+        return batch._replace(views=model.default_views()(batch.image, batch.index, 16, 0, 0))
+    of = data(cls)
+    of.setup("fit")
+    return of.transfer_batch_to_device(next(iter(of.train_dataloader())), torch.device(device), 0)
+
+
+def example(cls: type[SSLModule]) -> Any:
+    """What `forward` takes, of 3 samples."""
+    return torch.rand(3, 3, 16, 16) if issubclass(cls, ImageModule) else torch.randint(5, 400, (3, 32))
+
+
+def first_layers(model: Any) -> nn.Module:
+    """A part of a method's network that gives one tensor."""
+    return model.backbone if isinstance(model, ImageModule) else model.bert.embeddings
 
 
 def without_batch_norm(model: nn.Module) -> nn.Module:
