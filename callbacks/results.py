@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from callbacks.features import feature_scores, is_dry_run
 
-PACKAGES = ("ssl-lightning", "torch", "torchvision", "lightning", "timm")
+PACKAGES = ("ssl-lightning", "torch", "torchvision", "lightning", "timm", "transformers", "tokenizers")
 
 
 @contextmanager

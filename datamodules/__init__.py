@@ -1,14 +1,17 @@
 """Data sets, their views, and the batches they yield."""
 
-from datamodules.batch import ImageBatch, PairBatch
+from datamodules.batch import ImageBatch, PairBatch, TextBatch
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.image_folder import ImageFolder
 from datamodules.images import ImageData
 from datamodules.pairs_file import PairsFile
 from datamodules.photos import Photos
+from datamodules.python_docs import PythonDocs
 from datamodules.reversal import Reversal
 from datamodules.stl10 import STL10
+from datamodules.text import TextData
+from datamodules.text_file import TextFile
 from datamodules.views import BYOLViews, CropFlipViews, MoCoV1Views, MoCoV2Views, SimCLRViews, Views
 
 __all__ = [
@@ -26,7 +29,11 @@ __all__ = [
     "PairBatch",
     "PairsFile",
     "Photos",
+    "PythonDocs",
     "Reversal",
     "SimCLRViews",
+    "TextBatch",
+    "TextData",
+    "TextFile",
     "Views",
 ]

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ from callbacks.linear import LinearEvaluation
 from callbacks.predictions import PredictionsFile
 from callbacks.preemption import Preemption
 from callbacks.rank import RankMonitor
-from callbacks.results import ResultsFile, table
+from callbacks.results import ResultsFile, atomic_open, table
+from datamodules.corpus import lines
 from datamodules.data import Data
+from datamodules.text import TextData
+from datamodules.text_file import found_files
+from datamodules.tokenizer import VOCAB_SIZE, train
 from ssl_lightning import __version__, errors, methods
 from ssl_lightning.base import OPTIMIZATION, SSLModule
 from ssl_lightning.errors import ParseError, UserError
@@ -48,7 +53,8 @@ from ssl_lightning.run import (
 
 __all__ = ["SSLCLI", "methods", "run"]
 
-SIZES = ("image_size", "in_channels", "num_classes", "vocab_size")  # facts of the data that a method may need
+# facts of the data that a method may need
+SIZES = ("image_size", "in_channels", "num_classes", "vocab_size", "mask_token")
 EVALUATION = {"knn": KNNMonitor, "linear": LinearEvaluation, "rank": RankMonitor, "map": FeatureMap}
 NOT_SAVED = ("run", "ckpt_path", "weights_only", "config")  # of one start, not of the run
 
@@ -161,6 +167,8 @@ class SSLCLI(LightningCLI):
             base = yaml.safe_load(config.read_text())
             if verb != "fit":  # the machine of the training is not that of the evaluation
                 base = {k: v for k, v in base.items() if k in ("seed_everything", "data", *EVALUATION)}
+        if saved.tokenizer is not None and "data" in base:  # the checkpoint has it, wherever the file may be now
+            base["data"].get("init_args", {}).pop("tokenizer", None)
         base["model"] = {"class_path": saved.class_path, "init_args": saved.init_args}
         parsed = self.parse(parser, [verb, "--config", json.dumps(base), *words])
         if "data" in base and parsed[verb].data.class_path != base["data"]["class_path"]:
@@ -199,6 +207,8 @@ class SSLCLI(LightningCLI):
         verb = self.config.subcommand
         parser, config = self._parser(verb), self.config[verb]
         self.datamodule = self.build(parser, Namespace(data=config.data)).data
+        if self.saved is not None and self.saved.tokenizer is not None and isinstance(self.datamodule, TextData):
+            self.datamodule.use_tokenizer(self.saved.tokenizer, f"the tokenizer of {self.checkpoint}")
         self.fill_sizes(config.model)
         self.model = self.build(parser, Namespace(model=config.model)).model
         rest = Namespace({k: v for k, v in vars(config).items() if k not in ("model", "data")})
@@ -226,7 +236,8 @@ class SSLCLI(LightningCLI):
         """Give the method the sizes of the data, where it takes them and the user has not set them.
 
         Raises:
-            UserError: the user has set another size, or the method needs labels that the data do not have.
+            UserError: the user has set another size, the method needs labels that the data do not have, or the data
+                are of another kind.
         """
         verb, data = self.config.subcommand, type(self.datamodule).__name__
         name = model.class_path.split(".")[-1]
@@ -368,11 +379,24 @@ def run_export(words: list[str]) -> None:
     parser = errors.Words("ssl-lightning export", allow_abbrev=False)
     parser.add_argument("--ckpt_path", required=True, help="A checkpoint, or 'last' with --run.")
     parser.add_argument("--run", help="Folder of the run.")
-    parser.add_argument("--output", required=True, help="The .safetensors file to write.")
+    parser.add_argument("--output", required=True, help="The .safetensors file to write; of BERT a new folder.")
     parser.add_argument("--which", choices=("student", "teacher"), default="student")
     parser.add_argument("--layout", choices=("native", "torchvision", "timm"), default="native")
     args = parser.parse_args(words)
     export(find_checkpoint(args.run, args.ckpt_path) or "", args.output, which=args.which, layout=args.layout)
+    say(f"wrote {args.output}")
+
+
+def run_tokenizer(words: list[str]) -> None:
+    parser = errors.Words("ssl-lightning tokenizer", allow_abbrev=False)
+    parser.add_argument("--files", required=True, nargs="+", help="Text files or patterns, one sentence a line.")
+    parser.add_argument("--output", required=True, help="The .json file to write, for --data.tokenizer.")
+    parser.add_argument("--vocab_size", type=int, default=VOCAB_SIZE, help="Pieces (%(default)s).")
+    parser.add_argument("--cased", action="store_true", help="Keep capitals and accents.")
+    args = parser.parse_args(words)
+    text = train(partial(lines, found_files(args.files)), args.vocab_size, lowercase=not args.cased)
+    with atomic_open(Path(args.output)) as file:
+        file.write(text.encode())
     say(f"wrote {args.output}")
 
 
@@ -389,6 +413,8 @@ def run(args: list[str]) -> None:
     try:
         if args[0] == "export":
             run_export(args[1:])
+        elif args[0] == "tokenizer":
+            run_tokenizer(args[1:])
         else:
             cli = SSLCLI(args)
             cli.start()

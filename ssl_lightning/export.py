@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ssl_lightning.backbones import Backbone, build
+from ssl_lightning.hugging_face import write_bert
 
 
 def load_backbone(checkpoint: str | Path, which: Literal["student", "teacher"] = "student") -> Backbone:
@@ -64,7 +65,8 @@ def export(
     which: Literal["student", "teacher"] = "student",
     layout: Literal["native", "torchvision", "timm"] = "native",
 ) -> dict[str, str]:
-    """Write a checkpoint's backbone as safetensors, under its own library's parameter names.
+    """Write a checkpoint's backbone as safetensors, under its own library's parameter names; a BERT as a folder of
+    transformers, with its heads and its tokenizer.
 
     The file holds the trunk without a classifier, and as metadata what one needs to use it: library,
     architecture, in_channels, image_size, small_stem, lightness (whether the network takes L / 100 of CIE Lab in
@@ -73,7 +75,8 @@ def export(
 
     Args:
         checkpoint: A checkpoint written by `ssl-lightning fit`.
-        output: The file to write, ending in .safetensors. A file of this name is replaced; folders are made.
+        output: The file to write, ending in .safetensors. A file of this name is replaced; folders are made. Of BERT:
+            a new folder.
         which: "student" is the network that was trained; "teacher" is its moving average, in methods that
             keep one.
         layout: Whose parameter names to use. "native" keeps those of the library that the backbone comes
@@ -81,13 +84,21 @@ def export(
             features: so for ResNets and DenseNets.
 
     Returns:
-        The metadata.
+        The metadata; none of BERT, whose folder has a config.json.
 
     Raises:
+        FileExistsError: if there is such a folder.
         FileNotFoundError: if there is no such checkpoint.
         ValueError: if it is not a checkpoint of ssl_lightning, holds no such backbone, the layout's library
             does not have the same network, or output does not end in .safetensors.
     """
+    content = read_checkpoint(checkpoint)
+    if (config := content["ssl_lightning"].get("bert")) is not None:
+        if (which, layout) != ("student", "native"):
+            raise ValueError("a BERT has no teacher and one layout, that of transformers: drop --which and --layout")
+        state = {k: v for k, v in content["state_dict"].items() if k.startswith(("bert.", "cls."))}
+        write_bert(config, state, content["ssl_lightning"]["tokenizer"], output)
+        return {}
     output = Path(output)
     if output.suffix != ".safetensors":
         raise ValueError(f"output must end in .safetensors, got {output}")
@@ -95,7 +106,7 @@ def export(
     arguments = {k: v for k, v in backbone.recipe.items() if k not in ("name", "in_channels", "image_size")}
     if layout not in ("native", backbone.library):
         backbone = _in_layout(backbone, layout)
-    written_by = read_checkpoint(checkpoint)["ssl_lightning"]
+    written_by = content["ssl_lightning"]
     metadata = {
         "format": "pt",
         "library": backbone.library,

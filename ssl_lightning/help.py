@@ -10,6 +10,7 @@ VERBS = {
     "test": "score the features on the test images; prints a table and writes results.json",
     "predict": "write features, labels and file names of the test images to features.npz",
     "export": "write the backbone of a checkpoint as safetensors in timm's or torchvision's layout",
+    "tokenizer": "train a WordPiece tokenizer on text files: tokenizer --files F ... --output T.json",
     "backbones": "list the names for --model.backbone: backbones [PATTERN]",
 }
 METHODS = {
@@ -22,6 +23,7 @@ METHODS = {
     "Colorization": "tell the colours of a grey picture",
     "MAE": "tell the hidden patches of a picture of which a quarter is seen (vision transformers)",
     "SimMIM": "tell the hidden squares of a picture by a linear layer (vision transformers)",
+    "BERT": "tell the masked words of a text, and whether its second part follows the first",
     "Classifier": "supervised classification, the yardstick",
     "Transformer": "an encoder and a decoder of attention, from a token sequence to another",
     "LinearProbe": "a linear layer on the frozen features of a checkpoint",
@@ -37,6 +39,8 @@ DATA = {
     "Reversal": "word sequences of Python's documentation, to be reversed; no download",
     "PairsFile": "your own pairs of sentences, a line each: source TAB target",
     "ImageFolder": "your own pictures: train/ and val/ folders of classes, or one flat folder",
+    "PythonDocs": "the topics of Python's help(), 70 documents of text; no download",
+    "TextFile": "your own text: one sentence a line, an empty line between documents",
 }
 EXAMPLES = """\
   ssl-lightning fit --model SimCLR --data CIFAR10

@@ -25,6 +25,7 @@ class Saved(NamedTuple):
 
     class_path: str
     init_args: dict[str, Any]
+    tokenizer: str | None  # JSON, of a method on text
 
 
 def find_checkpoint(run: str | None, ckpt_path: str | None) -> Path | None:
@@ -56,7 +57,7 @@ def saved_method(checkpoint: Path) -> Saved:
         ValueError: the file is no checkpoint, or was not written by ssl_lightning.
     """
     saved = read_checkpoint(checkpoint)["ssl_lightning"]
-    return Saved(saved["class_path"], saved["init_args"])
+    return Saved(saved["class_path"], saved["init_args"], saved.get("tokenizer"))
 
 
 def folder_of(checkpoint: Path | None) -> Path | None:

@@ -113,6 +113,7 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     ),
     (None, f"{MAE} --model.decoder_heads 5", ["a multiple of 4 and of decoder_heads", "5 and 512"]),
     (None, f"{MAE.replace('MAE', 'SimMIM')} --model.mask_unit 24", ["mask_unit must be a multiple", "got 24", "of 16"]),
+    (None, "tokenizer --files nothere.txt --output t.json", ["there is no file nothere.txt"]),
     # data
     (None, "fit --model SimCLR --data ImageFolder", ["ImageFolder needs root", "--data.root"]),
     (None, f"{FOLDER} nothere", ["there is no folder", "nothere", "--data.root"]),
@@ -135,6 +136,25 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     # sizes
     (None, f"{PAIRS} Digits", ["Transformer needs vocab_size", "Digits"]),
     (None, "fit --model SimCLR --data Reversal", ["SimCLR needs image_size", "Reversal"]),
+    (
+        lambda: Path("empty.txt").write_text("\n\n"),
+        "fit --model BERT --data TextFile --data.files empty.txt",
+        ["empty.txt hold(s) no sentence"],
+    ),
+    (
+        lambda: Path("one.txt").write_text("a sentence\nand another\n"),
+        "fit --model BERT --model.size tiny --data TextFile --data.files one.txt --data.vocab_size 60",
+        ["1 training document(s)", "parted by empty lines"],
+    ),
+    # sizes
+    (None, "fit --model BERT --data Digits", ["BERT needs vocab_size", "Digits has images"]),
+    (None, "fit --model SimCLR --data PythonDocs", ["SimCLR needs image_size", "PythonDocs has pairs"]),
+    (None, "fit --model BERT --model.size bass --data PythonDocs", ["unknown size 'bass'", "Did you mean base?"]),
+    (
+        None,
+        "fit --model BERT --model.size tiny --data PythonDocs --data.max_tokens 600",
+        ["600 tokens do not fit 512 positions", "--data.max_tokens 512"],
+    ),
     (
         lambda: pictures("flat"),
         "fit --model Classifier --model.backbone convnet --data ImageFolder --data.root flat",

@@ -21,17 +21,36 @@ def untrained(path: Path) -> list[str]:
     return ["--model.backbone", names[path.stem]] if path.stem in names else []
 
 
+# what method and data files are for, where it is not pictures, and a small method, data and their sizes for each
+KINDS = {
+    "pairs": ("transformer", "reversal", "pairs_file"),
+    "text": ("bert", "python_docs", "text_file"),
+}
+PARTNERS = {
+    "pictures": (["simclr", "--model.backbone", "convnet"], "digits", ("image_size", "in_channels")),
+    "pairs": (["transformer"], "reversal", ("vocab_size",)),
+    "text": (["bert", "--model.size", "tiny"], "python_docs", ("vocab_size", "mask_token")),
+}
+CLASSES = {"simclr": "SimCLR", "bert": "BERT", "transformer": "Transformer"}
+CLASSES |= {"digits": "Digits", "reversal": "Reversal", "python_docs": "PythonDocs"}
+
+
+def kind(path: Path) -> str:
+    return next((kind for kind, stems in KINDS.items() if path.stem in stems), "pictures")
+
+
 def partner(path: Path) -> tuple[str, str]:
     """What goes with a file: data with a method, a method with data; as an option and its value."""
-    pairs = path.stem in ("transformer", "reversal", "pairs_file")
+    (method, *_), data, _ = PARTNERS[kind(path)]
+    return ("--data", CLASSES[data]) if path in METHODS else ("--model", CLASSES[method])
+
+
+def partner_file(path: Path) -> list[str]:
+    """The same as a file and further words."""
+    (method, *words), data, _ = PARTNERS[kind(path)]
     if path in METHODS:
-        return "--data", "Reversal" if pairs else "Digits"
-    return "--model", "Transformer" if pairs else "SimCLR"
-
-
-def partner_file(path: Path) -> str:
-    _, name = partner(path)
-    return str(next(CONFIGS.glob(f"*/{name.lower()}.yaml")))
+        return [str(CONFIGS / "data" / f"{data}.yaml")]
+    return [str(CONFIGS / "method" / f"{method}.yaml"), *words]
 
 
 def build(*words: str) -> SSLCLI:
@@ -46,21 +65,23 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "pairs.tsv").write_text("a b\tb a\n")
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "pictures" / "0.png")
+    for name in ("text", "other"):
+        (tmp_path / f"{name}.txt").write_text("a sentence\n")
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
 def test_method_file_composes_with_a_data_file(path):
-    cli = build("-c", str(path), "-c", partner_file(path), *untrained(path))
+    cli = build("-c", str(path), "-c", *partner_file(path), *untrained(path))
     assert type(cli.model).__name__.lower() == path.stem.replace("_", "")
     assert type(cli.datamodule).__name__ == partner(path)[1]
 
 
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
 def test_data_file_composes_with_a_method_file(path):
-    cli = build("-c", partner_file(path), "-c", str(path))
+    cli = build("-c", *partner_file(path), "-c", str(path))
     assert type(cli.datamodule).__name__.lower() == path.stem.replace("_", "")
-    sizes = ("image_size", "in_channels") if "SimCLR" in partner(path) else ("vocab_size",)
-    assert [cli.model.hparams[size] for size in sizes] == [getattr(cli.datamodule, size) for size in sizes]
+    for size in PARTNERS[kind(path)][2]:
+        assert cli.model.hparams[size] == getattr(cli.datamodule, size)
 
 
 def test_quickstart_builds():
@@ -98,6 +119,8 @@ def test_file_repeats_no_default(path):
     if path.stem == "pairs_file":
         bare += ["--data.path", "other.tsv"]
         Path("other.tsv").write_text("a\tb\n")
+    if path.stem == "text_file":
+        bare += ["--data.files", "other.txt"]
     if key == "data" and "root" in given[key].get("init_args", {}) and path.stem == "image_folder":
         bare += ["--data.root", "other"]
         (Path("other")).mkdir()

@@ -3,6 +3,7 @@
 from ssl_lightning.methods.contrastive.moco import MoCo
 from ssl_lightning.methods.contrastive.moco_v3 import MoCoV3
 from ssl_lightning.methods.contrastive.simclr import SimCLR
+from ssl_lightning.methods.masked.bert import BERT
 from ssl_lightning.methods.masked.mae import MAE
 from ssl_lightning.methods.masked.simmim import SimMIM
 from ssl_lightning.methods.supervised.classifier import Classifier
@@ -17,6 +18,7 @@ from ssl_lightning.methods.transform_prediction.rotnet import RotNet
 
 __all__ = [
     "AET",
+    "BERT",
     "MAE",
     "Classifier",
     "Colorization",

@@ -8,12 +8,13 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
-from datamodules import Photos, Reversal
+from datamodules import Photos, PythonDocs, Reversal
 from datamodules.batch import ImageBatch
 from datamodules.data import Data
 from ssl_lightning.base import ImageModule, SSLModule
 from ssl_lightning.methods import (
     AET,
+    BERT,
     MAE,
     Classifier,
     Colorization,
@@ -31,7 +32,10 @@ from ssl_lightning.methods import (
 
 VIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}  # of 16 px it makes a map of 4x4
 ON_VIT: dict[str, Any] = {"backbone": "vit_tiny_patch16_224", "backbone_args": VIT}
+SMALL_BERT = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+SURE = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # processes draw different dropout
 TINY: dict[type[SSLModule], dict[str, Any]] = {
+    BERT: {"vocab_size": 400, "mask_token": 4, "positions": 32, "network_args": {**SMALL_BERT, **SURE}, "lr": 0.01},
     SimCLR: {"projection_dim": 8, "temperature": 0.5, "warmup_epochs": 1},
     MoCo: {"projection_dim": 8, "queue_size": 64, "bn_splits": 2, "momentum": 0.9, "lr": 0.3},
     MoCoV3: {"projection_dim": 8, "hidden_dim": 16, "momentum": 0.9, "warmup_epochs": 1},
@@ -60,7 +64,9 @@ def data(cls: type[SSLModule] = ImageModule, **changes: Any) -> Data:
     """Data of the kind that a method is for."""
     if issubclass(cls, ImageModule):
         return Photos(**{"batch_size": 16, "image_size": 16, **changes})
-    return Reversal(**{"batch_size": 16, "max_words": 40, **changes})
+    if cls is Transformer:
+        return Reversal(**{"batch_size": 16, "max_words": 40, **changes})
+    return PythonDocs(**{"batch_size": 16, "max_tokens": 32, "vocab_size": 400, **changes})
 
 
 def training_batch(cls: type[SSLModule], model: Any, device: str) -> Any:
@@ -76,12 +82,15 @@ def training_batch(cls: type[SSLModule], model: Any, device: str) -> Any:
 
 def example(cls: type[SSLModule]) -> Any:
     """What `forward` takes, of 3 samples."""
-    return torch.rand(3, 3, 16, 16) if issubclass(cls, ImageModule) else torch.randint(4, 44, (3, 32))
+    words = (4, 44) if cls is Transformer else (5, 400)
+    return torch.rand(3, 3, 16, 16) if issubclass(cls, ImageModule) else torch.randint(*words, (3, 32))
 
 
 def first_layers(model: Any) -> nn.Module:
     """A part of a method's network that gives one tensor."""
-    return model.backbone if isinstance(model, ImageModule) else model.net
+    if isinstance(model, ImageModule):
+        return model.backbone
+    return model.net if isinstance(model, Transformer) else model.bert.embeddings
 
 
 def without_batch_norm(model: nn.Module) -> nn.Module:
