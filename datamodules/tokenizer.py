@@ -147,3 +147,7 @@ class WordPiece:
     def encode(self, sentences: list[str]) -> list[list[int]]:
         """Numbers of the pieces of each sentence, without [CLS] and [SEP]."""
         return [found.ids for found in self.tokenizer.encode_batch(sentences, add_special_tokens=False)]
+
+    def piece(self, number: int) -> str:
+        """The piece of a number."""
+        return str(self.tokenizer.id_to_token(number))

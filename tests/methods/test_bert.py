@@ -7,6 +7,7 @@ import torch
 import transformers
 from transformers import BertConfig, BertForPreTraining
 
+from callbacks.attention_maps import GivesAttention
 from datamodules.draws import uniform
 from datamodules.tokenizer import train
 from ssl_lightning.export import export
@@ -258,3 +259,33 @@ def test_loaders_without_a_datamodule_have_no_tokenizer_to_keep(tmp_path):
     docs.setup("fit")
     trainer(tmp_path, max_steps=1).fit(make(BERT), docs.train_dataloader(), docs.val_dataloader())
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["ssl_lightning"]["tokenizer"] is None
+
+
+def test_attention_is_the_softmax_of_queries_and_keys(batch):
+    model = make(BERT).eval()
+    features = model(batch)
+    (found,) = model.attention(batch)
+    layer = model.bert.encoder.layer[0].attention.self
+    x = model.bert.embeddings(input_ids=batch.tokens, token_type_ids=batch.segment)
+    query, key = (part(x).unflatten(2, (2, 8)).transpose(1, 2) for part in (layer.query, layer.key))
+    scores = (query @ key.mT / math.sqrt(8)).masked_fill(~batch.mask[:, None, None], float("-inf"))
+    torch.testing.assert_close(found.layers["layer.0"], scores.softmax(-1), rtol=1e-5, atol=1e-6)
+    assert [len(row) for row in found.queries] == batch.mask.sum(1).tolist()
+    assert torch.equal(model(batch), features)  # read as before
+    assert isinstance(model, GivesAttention)
+
+
+def test_the_loss_of_held_out_words_leaves_out_unused_slots(tmp_path):
+    model, pairs = make(BERT).eval(), data(BERT)
+    run = trainer(tmp_path, limit_val_batches=1.0)
+    run.validate(model, pairs, verbose=False)
+    total = count = 0.0
+    least = 1.0
+    for batch in pairs.val_dataloader()[-1]:
+        masks = masks_of(batch)
+        nats, _ = model.masked(batch, masks)
+        total, count = total + nats.sum().item(), count + masks.used.sum().item()
+        least = min(least, masks.used.min().item())
+    assert least == 0  # there are such slots
+    assert run.callback_metrics["val/pretext_mlm_loss"].item() == pytest.approx(total / count, rel=1e-4)
+    assert run.callback_metrics["val/pretext_perplexity"].item() == pytest.approx(math.exp(total / count), rel=1e-3)

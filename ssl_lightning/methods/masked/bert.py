@@ -8,16 +8,16 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from callbacks.attention_maps import Attention
 from datamodules.batch import TextBatch
 from datamodules.draws import uniform
 from datamodules.tokenizer import WordPiece, read
 from ssl_lightning import hugging_face as hf
 from ssl_lightning.base import SSLModule
-from ssl_lightning.distributed import world_size
+from ssl_lightning.distributed import mean_count
 from ssl_lightning.schedules import LRRule, Schedule
 from ssl_lightning.token_masks import TokenMasks, choose, draws
 
@@ -234,11 +234,7 @@ class BERT(SSLModule):
         masks = masks.to(batch.tokens.device)
         nats, random_next = self.masked(batch, masks)
         assert batch.random_next is not None
-        count = masks.used.sum()  # of the joint batch, for each process
-        if world_size() > 1:
-            dist.all_reduce(count)
-            count = count / world_size()
-        mlm = nats.sum() / count
+        mlm = nats.sum() / mean_count(masks.used.sum())
         nsp = F.cross_entropy(random_next, batch.random_next)
         accuracy = (random_next.argmax(1) == batch.random_next).float().mean()
         return {"loss": mlm + nsp, "mlm_loss": mlm, "nsp_loss": nsp, "nsp_accuracy": accuracy}
@@ -256,7 +252,7 @@ class BERT(SSLModule):
             if name == "pretext_nsp_accuracy":
                 metric(right)
             else:
-                metric(nats, masks.used)
+                metric(nats[masks.used > 0])
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, add_dataloader_idx=False)
         return None
 
@@ -268,6 +264,23 @@ class BERT(SSLModule):
 
     def predict_step(self, batch: TextBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         return self(batch)
+
+    @property
+    def attention_layers(self) -> int:
+        """See GivesAttention."""
+        layers: int = self.bert.config.num_hidden_layers
+        return layers
+
+    def attention(self, batch: TextBatch) -> list[Attention]:
+        """Of every layer, each token to each other. See AttentionMaps."""
+        usual = self.bert.config._attn_implementation
+        self.bert.set_attn_implementation("eager")  # the others do not make the matrices
+        attend = torch.where(batch.mask[:, None, None, :], 0.0, torch.finfo(torch.float32).min)
+        out = self.bert(batch.tokens, attention_mask=attend, token_type_ids=batch.segment, output_attentions=True)
+        self.bert.set_attn_implementation(usual)
+        rows = [row[seen].tolist() for row, seen in zip(batch.tokens, batch.mask, strict=True)]
+        words = [[self.tokenizer.piece(token) if self.tokenizer else str(token) for token in row] for row in rows]
+        return [Attention("bert", {f"layer.{i}": w.float() for i, w in enumerate(out.attentions)}, words)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

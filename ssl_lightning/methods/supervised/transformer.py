@@ -115,10 +115,7 @@ class Transformer(SSLModule):
         self.dim, self.label_smoothing, self.num_layers = dim, label_smoothing, num_layers
         self.net = EncoderDecoder(vocab_size, dim, hidden_dim, num_layers, num_heads, dropout)
         self.words: list[str] = []  # of the data, kept in the checkpoint
-        self.val_accuracy, self.test_accuracy = (
-            MeanMetric(nan_strategy="ignore")
-            for _ in range(2)  # "disable" would leave the weights out
-        )
+        self.val_accuracy, self.test_accuracy = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.val_match, self.test_match = (MeanMetric(nan_strategy="disable") for _ in range(2))
 
     def setup(self, stage: str) -> None:
@@ -191,7 +188,7 @@ class Transformer(SSLModule):
         accuracy, match = (
             (self.val_accuracy, self.val_match) if stage == "val" else (self.test_accuracy, self.test_match)
         )
-        accuracy(right.float(), (batch.target != PAD).float())
+        accuracy(right[batch.target != PAD].float())
         match((said == batch.target).all(1).float())
         self.log(f"{stage}/token_accuracy", accuracy, on_step=False, on_epoch=True)
         self.log(f"{stage}/exact_match", match, on_step=False, on_epoch=True, prog_bar=True)
