@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import decode
 import learn
+import learn_masked
 import learn_reversal
 import masking
 import recipes
@@ -23,6 +24,7 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "pretext.md", ROOT / "docs" / "spee
 TABLES = {
     "learn": (learn.RESULTS, learn.table),
     "reversal": (learn_reversal.RESULTS, learn_reversal.table),
+    "masked": (learn_masked.RESULTS, learn_masked.table),
     "speed": (speed.RESULTS, speed.table),
     "speed details": (speed.RESULTS, speed.details),
     "decode": (decode.RESULTS, decode.table),
