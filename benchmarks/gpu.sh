@@ -7,7 +7,8 @@
 # After MINUTES it stops where it is, and called again with the same OUT it goes on. Copy the two files to
 # benchmarks/results and run benchmarks/readme.py.
 # To try it on a CPU, in minutes: SPEED="--networks resnet18 --batch 2 --steps 1 --rounds 1" \
-#   RECIPES="--epochs 2 -- --model.backbone convnet --trainer.limit_train_batches 2" benchmarks/gpu.sh DATA OUT 20
+#   RECIPES="--recipes simclr_lightly_cifar10 --epochs 1 -- --model.backbone convnet --knn.every_n_epochs 1
+#   --trainer.limit_train_batches 2" benchmarks/gpu.sh DATA OUT 20
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=$1 out=$2 minutes=$3
