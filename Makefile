@@ -2,7 +2,7 @@
 # make test         the tests
 # make lint         ruff and mypy
 # make test-floors  the tests on the lowest versions that pyproject.toml admits
-# make gate         does every method learn? (needs SSL_LIGHTNING_DATA, an hour)
+# make gate         does every method learn? (needs SSL_LIGHTNING_DATA, some hours)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -38,6 +38,9 @@ test-floors:
 
 gate: .venv/installed
 	$(BIN)/python benchmarks/learn.py
+	$(BIN)/python benchmarks/learn_masked.py
+	$(BIN)/python benchmarks/learn_text.py
+	$(BIN)/python benchmarks/learn_reversal.py
 
 clean:
 	rm -rf .venv .venv-floors build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import torch
+import yaml
 
 from callbacks import ExactResume, FiniteLoss, Retrieval, RunCheckpoint, ZeroShot
 from datamodules import CropFlipViews, DigitsText, ImageTextCSV
@@ -39,55 +40,19 @@ CHANCE = 0.01  # of R@10
 
 
 class Recipe(NamedTuple):
-    arguments: dict[str, Any]
+    """What configs/recipe says of a run."""
+
+    model: dict[str, Any]
+    data: dict[str, Any]
     epochs: int
-    batch_size: int
-    vocab_size: int
-    max_tokens: int
-    image_size: int
-    min_scale: float
-    flip: float
 
 
-ADAMW = {"lr": 1e-3, "weight_decay": 0.1}
-RECIPES = {
-    "flickr8k": Recipe(
-        {
-            "backbone": "convnet",
-            "embed_dim": 256,
-            "text_width": 128,
-            "text_layers": 3,
-            "text_heads": 4,
-            "warmup_epochs": 2,
-            **ADAMW,
-        },
-        epochs=25,
-        batch_size=256,
-        vocab_size=2048,
-        max_tokens=32,
-        image_size=64,
-        min_scale=0.5,
-        flip=0.5,
-    ),
-    "digits": Recipe(
-        {
-            "backbone": "convnet",
-            "embed_dim": 64,
-            "text_width": 64,
-            "text_layers": 2,
-            "text_heads": 2,
-            "warmup_epochs": 1,
-            **ADAMW,
-        },
-        epochs=30,
-        batch_size=128,
-        vocab_size=512,
-        max_tokens=24,
-        image_size=32,
-        min_scale=0.7,
-        flip=0.0,
-    ),
-}
+def shipped(name: str) -> Recipe:
+    given = yaml.safe_load((HERE.parent / "configs" / "recipe" / f"clip_{name}.yaml").read_text())
+    return Recipe(given["model"]["init_args"], given["data"]["init_args"], given["trainer"]["max_epochs"])
+
+
+RECIPES = {name: shipped(name) for name in ("flickr8k", "digits")}
 SHOWN = {
     "flickr8k": [f"retrieval_{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)],
     "digits": ["zeroshot_top1"],
@@ -95,19 +60,12 @@ SHOWN = {
 
 
 def data_of(name: str, seed: int, root: Path, cache: Path) -> ImageTextData:
-    recipe = RECIPES[name]
-    same: dict[str, Any] = {
-        "batch_size": recipe.batch_size,
-        "seed": seed,
-        "image_size": recipe.image_size,
-        "vocab_size": recipe.vocab_size,
-        "max_tokens": recipe.max_tokens,
-        "views": CropFlipViews(min_scale=recipe.min_scale, flip=recipe.flip),
-    }
+    given = {**RECIPES[name].data, "seed": seed}
+    given["views"] = CropFlipViews(**given["views"]["init_args"])
     if name == "digits":
-        return DigitsText(**same)
-    tables = {part: str(root / "flickr8k" / f"{part}.csv") for part in ("train", "test")}
-    return ImageTextCSV(**tables, cache=True, cache_dir=str(cache), **same)
+        return DigitsText(**given)
+    given |= {part: str(root / given[part]) for part in ("train", "test")}
+    return ImageTextCSV(**{**given, "cache_dir": str(cache)})
 
 
 def run(name: str, seed: int, root: Path, folder: Path, epochs: int | None, accelerator: str) -> dict[str, Any]:
@@ -119,8 +77,8 @@ def run(name: str, seed: int, root: Path, folder: Path, epochs: int | None, acce
         vocab_size=data.vocab_size,
         end_token=data.end_token,
         max_tokens=data.max_tokens,
-        image_size=recipe.image_size,
-        **recipe.arguments,
+        image_size=data.image_size,
+        **recipe.model,
     )
     trainer = L.Trainer(
         max_epochs=epochs or recipe.epochs,

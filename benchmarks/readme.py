@@ -1,4 +1,8 @@
-"""Put the tables that benchmarks/results/*.json make into the README and the docs, between their marks."""
+"""Put the tables that benchmarks/results/*.json make into the README and the docs, between their marks.
+
+python benchmarks/readme.py            write them
+python benchmarks/readme.py --check    only say which page has another one, and end with 1
+"""
 
 import json
 import re
@@ -10,6 +14,9 @@ import chunks
 import decode
 import learn
 import learn_clip
+import learn_masked
+import learn_reversal
+import masking
 import recipes
 import shortcut
 import speed
@@ -20,10 +27,13 @@ TABLES = {
     "chunks": (chunks.RESULTS, chunks.table),
     "learn clip": (learn_clip.RESULTS, learn_clip.table),
     "learn": (learn.RESULTS, learn.table),
+    "reversal": (learn_reversal.RESULTS, learn_reversal.table),
+    "masked": (learn_masked.RESULTS, learn_masked.table),
     "speed": (speed.RESULTS, speed.table),
     "speed details": (speed.RESULTS, speed.details),
     "decode": (decode.RESULTS, decode.table),
     "shortcut": (shortcut.RESULTS, shortcut.table),
+    "masking": (masking.RESULTS, masking.table),
     "recipes": (recipes.RESULTS, recipes.table),
 }
 
@@ -40,5 +50,10 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for page in PAGES:
+    stale = [page for page in PAGES if filled(page.read_text()) != page.read_text()]
+    if "--check" in sys.argv:
+        sys.exit(
+            "".join(f"{page.relative_to(ROOT)} has another table than benchmarks/results\n" for page in stale) or None
+        )
+    for page in stale:
         page.write_text(filled(page.read_text()))

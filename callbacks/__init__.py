@@ -1,5 +1,6 @@
 """Measurements and upkeep of a run: callbacks for Lightning's Trainer."""
 
+from callbacks.attention_maps import AttentionMaps
 from callbacks.checkpoint import ExactResume, RunCheckpoint
 from callbacks.compile import Compile
 from callbacks.data_wait import DataWait
@@ -18,6 +19,7 @@ from callbacks.retrieval import Retrieval
 from callbacks.zero_shot import ZeroShot
 
 __all__ = [
+    "AttentionMaps",
     "Compile",
     "DataWait",
     "ExactResume",

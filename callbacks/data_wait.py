@@ -1,4 +1,4 @@
-"""What a run's time goes into: waiting for images, making views, or the step."""
+"""What a run's time goes into: waiting for data, making views, or the step."""
 
 import time
 from contextlib import nullcontext
@@ -59,6 +59,11 @@ def seconds(first: Any, second: Any) -> float:
     return first.elapsed_time(second) / 1000
 
 
+def unit(trainer: Trainer) -> str:
+    """What the data are."""
+    return getattr(trainer.datamodule, "unit", "images")  # type: ignore[attr-defined]
+
+
 def way_out(trainer: Trainer, loader: Loader) -> str:
     """What makes the loader faster."""
     ways = []
@@ -66,7 +71,7 @@ def way_out(trainer: Trainer, loader: Loader) -> str:
         ways.append(f"raise --data.num_workers, now {loader.num_workers}, of {cpus()} cores")
     if getattr(trainer.datamodule, "cache", True) is False:  # type: ignore[attr-defined]
         ways.append("decode the images once with --data.cache true")
-    return ", or ".join(ways) or "move the images to a faster disk, or give the run more cores"
+    return ", or ".join(ways) or f"move the {unit(trainer)} to a faster disk, or give the run more cores"
 
 
 class DataWait(Callback):
@@ -121,7 +126,9 @@ class DataWait(Callback):
         assert self.loader is not None
         parts = torch.tensor([[seconds(*pair) for pair in pairwise(moments)] for moments in self.steps])
         waiting, views, step = (100 * parts.sum(0) / parts.sum()).tolist()
-        shares = f"{waiting:.1f} % of the time is waiting for images, {views:.1f} % making views, {step:.1f} % the step"
+        what = unit(trainer)
+        made = "making views" if what == "images" else "copying them"
+        shares = f"{waiting:.1f} % of the time is waiting for {what}, {views:.1f} % {made}, {step:.1f} % the step"
         if waiting < SMALL:
             line = f"the loader keeps up, the device is the bottleneck: {shares}"
         else:

@@ -31,7 +31,8 @@ class FeatureMap(FeatureCallback):
     `feature_map-*.png` is a t-SNE of the queries' features (van der Maaten and Hinton, 2008), coloured by
     class, of at most 20 classes. `neighbours-*.png` shows queries, each with the bank images whose features
     are nearest: a green frame is the query's class, a red one another class, which is named. The same images
-    are shown every time. Where several layers are evaluated, `feature_map-<layer>-*.png` and so on.
+    are shown every time. Of text there is the map alone. Where several layers are evaluated,
+    `feature_map-<layer>-*.png` and so on.
 
     Args:
         points: Most images on the map.
@@ -69,18 +70,21 @@ class FeatureMap(FeatureCallback):
         mapped = query.take(torch.isin(query.label, classes[:MAX_CLASSES]))
         each = max(1, self.points // min(len(classes), MAX_CLASSES))
         mapped = mapped.take(balanced(mapped.label, lambda sizes: torch.full_like(sizes, each), seed=0))
-        title = f"{len(mapped.label)} held-out images" + (
+        what = "sentences" if query_images is None else "images"
+        title = f"{len(mapped.label)} held-out {what}" + (
             f" of the first {MAX_CLASSES} of {len(classes)} classes" if len(classes) > MAX_CLASSES else ""
         )
-        pictures = {"neighbours": draw_neighbours(query_images, shown.label, near_images, near.label, names)}
+        pictures = {}
+        if query_images is not None and near_images is not None:
+            pictures["neighbours"] = draw_neighbours(query_images, shown.label, near_images, near.label, names)
         if len(mapped.label) > 3:
             pictures["feature_map"] = draw_map(mapped, names, title)
         for name, figure in pictures.items():
             save_picture(trainer, name + f"-{self.layer}" * bool(self.layer), figure)
 
 
-def images_of(pl_module: LightningModule, loader: Loader, rows: list[Features], index: Tensor) -> Tensor:
-    """The stored images (M, C, H, W), uint8 on the CPU, each read again by a process that served it.
+def images_of(pl_module: LightningModule, loader: Loader, rows: list[Features], index: Tensor) -> Tensor | None:
+    """The stored images (M, C, H, W), uint8 on the CPU, each read again by a process that served it; None of text.
 
     Args:
         pl_module: The model, attached to a trainer.
@@ -99,7 +103,10 @@ def images_of(pl_module: LightningModule, loader: Loader, rows: list[Features], 
     served = [i for batch in rows for i in batch.index.tolist()]
     position = dict(zip(served, chain.from_iterable(loader.sampler), strict=True))
     mine = [m for m, i in enumerate(index.tolist()) if i in position]
-    image = loader.dataset[[position[int(index[m])] for m in mine] or [0]].image  # one at least, for its shape
+    batch = loader.dataset[[position[int(index[m])] for m in mine] or [0]]  # one at least, for its shape
+    if not hasattr(batch, "image"):
+        return None
+    image = batch.image
     images = image.new_zeros(len(index), *image.shape[1:])
     images[mine] = image[: len(mine)]
     if pl_module.trainer.world_size > 1:  # zeros where a process had none

@@ -115,7 +115,8 @@ def feature_callbacks(trainer: Trainer) -> list["FeatureCallback"]:
 
 
 class FeatureCallback(Callback, ABC):
-    """Hands the features of the bank (evaluation loader 0) and of the queries (loader 1) to `on_features`.
+    """Hands the features of the bank (evaluation loader 0) and of the queries (loader 1) to `on_features`; further
+    loaders are the method's own.
 
     They are what `validation_step` and `test_step` return: a tensor (B, D), or a dict of such tensors by layer, each
     of which is then measured. However many of these callbacks a trainer has, the first one keeps and gathers the
@@ -176,14 +177,14 @@ class FeatureCallback(Callback, ABC):
 
     def _on_batch(self, trainer: Trainer, outputs: Any, batch: Any, loader: int) -> None:
         everyone = feature_callbacks(trainer)
-        if self is everyone[0] and any(c.is_due(trainer) for c in everyone):
+        if loader < 2 and outputs is not None and self is everyone[0] and any(c.is_due(trainer) for c in everyone):
             for layer, rows in collect(outputs, batch).items():
                 self.rows.setdefault(loader, {}).setdefault(layer, []).append(rows)
 
     def _on_end(self, trainer: Trainer, pl_module: LightningModule, loaders: int) -> None:
         if not self.is_due(trainer):
             return
-        if loaders != 2:
+        if loaders < 2:
             return self._say_off(f"it takes two evaluation loaders, the bank and the queries, and there are {loaders}")
         keeper = self.first(trainer)
         if not keeper._gathered:

@@ -1,5 +1,6 @@
 """Pictures of a run: PNG files in its folder, also sent to loggers of pictures. And the pictures of pretext tasks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -45,20 +46,19 @@ class DrawsPictures(Protocol):
         """
 
 
-class PretextPictures(Callback):
-    """Draws what a method makes of its pretext task: ``pictures/pretext-*.png`` in the run's folder, a row an image,
-    and sends it to loggers of pictures: TensorBoard, Weights & Biases, MLflow, Comet.
+class HeldOutPictures(Callback, ABC):
+    """Hands a few held-out samples to `draw`, on every process the same.
 
-    The images lie at even distances in the held-out images, the same ones every time. Where a run has none, they are
-    training images as training sees them. Neither weights nor random numbers of the training change.
+    They lie at even distances, the same ones every time. Where a run has none, they are training samples as training
+    sees them. Neither weights nor random numbers of the training change.
 
     Args:
         every_n_epochs: Epochs between two pictures during ``fit``, 0 for none; ``validate`` and ``test`` always draw.
-        rows: Most images shown.
+        rows: Most samples shown.
 
     Raises:
-        ValueError: an argument is out of its range; when the run starts, the method draws no pictures, or the data
-            have a loader that cannot read single images.
+        ValueError: an argument is out of its range; when the run starts, the data have a loader that cannot read
+            single samples.
     """
 
     def __init__(self, every_n_epochs: int = 10, rows: int = 8) -> None:
@@ -67,12 +67,9 @@ class PretextPictures(Callback):
         self.every_n_epochs = every_n_epochs
         self.rows = rows
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not isinstance(pl_module, DrawsPictures):
-            raise ValueError(
-                f"PretextPictures needs a method that draws: write pictures(batch) for {type(pl_module).__name__}, or "
-                "leave the callback out"
-            )
+    @abstractmethod
+    def draw(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Called in evaluation mode, without gradients."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
@@ -91,19 +88,45 @@ class PretextPictures(Callback):
             return
         if not isinstance(loader, Loader):
             raise ValueError(
-                f"PretextPictures reads single images with datamodules.loader.Loader, and the data have a "
+                f"{type(self).__name__} reads single samples with datamodules.loader.Loader, and the data have a "
                 f"{type(loader).__name__}: use that loader, or leave the callback out"
             )
-        images: Any = loader.dataset
-        places = torch.linspace(0, len(images) - 1, self.rows).long().unique().tolist()
+        data: Any = loader.dataset
+        places = torch.linspace(0, len(data) - 1, self.rows).long().unique().tolist()
         modes = {module: module.training for module in pl_module.modules()}
         pl_module.eval()
         with torch.no_grad(), isolate_rng():
-            batch = trainer.strategy.batch_to_device(images[places], dataloader_idx=1)  # and the data's views
-            assert isinstance(pl_module, DrawsPictures)
-            columns = pl_module.pictures(batch)
+            self.draw(trainer, pl_module, trainer.strategy.batch_to_device(data[places], dataloader_idx=1))
         for module, training in modes.items():
             module.training = training
+
+
+class PretextPictures(HeldOutPictures):
+    """Draws what a method makes of its pretext task: ``pictures/pretext-*.png`` in the run's folder, a row an image,
+    and sends it to loggers of pictures: TensorBoard, Weights & Biases, MLflow, Comet.
+
+    The images lie at even distances in the held-out images, the same ones every time. Where a run has none, they are
+    training images as training sees them. Neither weights nor random numbers of the training change.
+
+    Args:
+        every_n_epochs: Epochs between two pictures during ``fit``, 0 for none; ``validate`` and ``test`` always draw.
+        rows: Most images shown.
+
+    Raises:
+        ValueError: an argument is out of its range; when the run starts, the method draws no pictures, or the data
+            have a loader that cannot read single images.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, DrawsPictures):
+            raise ValueError(
+                f"PretextPictures needs a method that draws: write pictures(batch) for {type(pl_module).__name__}, or "
+                "leave the callback out"
+            )
+
+    def draw(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        assert isinstance(pl_module, DrawsPictures)
+        columns = pl_module.pictures(batch)
         if trainer.is_global_zero:
             save_picture(trainer, "pretext", draw_columns(columns))
 

@@ -99,10 +99,14 @@ class Preemption(Callback):
             requeue()
         raise SystemExit(128 + number)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # not in teardown, which comes after Lightning has put back what was there before the fit
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers, self.agreement = {}, None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
 
 def requeue() -> None:

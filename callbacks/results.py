@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from callbacks.features import feature_scores, is_dry_run
 
-PACKAGES = ("ssl-lightning", "torch", "torchvision", "lightning", "timm")
+PACKAGES = ("ssl-lightning", "torch", "torchvision", "lightning", "timm", "transformers", "tokenizers")
 
 
 @contextmanager
@@ -43,7 +43,7 @@ class ReadsLayers(Protocol):
 
 @runtime_checkable
 class NamesProtocols(Protocol):
-    """A model with scores of its own: their names without `test/`, and the protocol of each."""
+    """A model or callback with scores of its own: their names without `test/`, and the protocol of each."""
 
     @property
     def protocols(self) -> dict[str, str]: ...
@@ -61,7 +61,7 @@ class ResultsFile(Callback):
             return
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
         metrics = {k: logged[k] for k in sorted(logged, key=score_of)}  # the layers of a score as they come
-        protocols = self.protocols(trainer, pl_module, metrics)
+        protocols = self.protocols_of(trainer, pl_module, metrics)
         print(table(metrics, protocols))
         seed = os.environ.get("PL_GLOBAL_SEED")
         data = getattr(trainer, "datamodule", None)
@@ -81,7 +81,9 @@ class ResultsFile(Callback):
         with atomic_open(Path(trainer.default_root_dir, "results.json")) as file:
             file.write(json.dumps(results, indent=2, default=plain).encode() + b"\n")
 
-    def protocols(self, trainer: Trainer, pl_module: LightningModule, metrics: Mapping[str, float]) -> dict[str, str]:
+    def protocols_of(
+        self, trainer: Trainer, pl_module: LightningModule, metrics: Mapping[str, float]
+    ) -> dict[str, str]:
         """The protocol of every metric that has one."""
         found = {}
         layers = pl_module.feature_layers if isinstance(pl_module, ReadsLayers) else []
@@ -91,8 +93,10 @@ class ResultsFile(Callback):
                 found[metric] = max(scores, key=lambda s: len(s.name)).protocol
                 if layers and metric == score_of(metric):  # else the layer is in the name
                     found[metric] += f",layer {layers[0]}"
-        own = pl_module.protocols if isinstance(pl_module, NamesProtocols) else {}
-        return found | {f"test/{name}": protocol for name, protocol in own.items() if f"test/{name}" in metrics}
+        for source in (pl_module, *vars(trainer)["callbacks"]):
+            own = source.protocols if isinstance(source, NamesProtocols) else {}
+            found |= {m: own[name] for m in metrics if (name := score_of(m).removeprefix("test/")) in own}
+        return found
 
 
 def score_of(metric: str) -> str:

@@ -1,6 +1,6 @@
 """Data sets, their views, and the batches they yield."""
 
-from datamodules.batch import ImageBatch, ImageTextBatch
+from datamodules.batch import ImageBatch, ImageTextBatch, PairBatch, TextBatch
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.digits_text import DigitsText
@@ -9,8 +9,13 @@ from datamodules.image_text import ImageTextData
 from datamodules.image_text_csv import ImageTextCSV
 from datamodules.image_text_shards import ImageTextShards
 from datamodules.images import ImageData
+from datamodules.pairs_file import PairsFile
 from datamodules.photos import Photos
+from datamodules.python_docs import PythonDocs
+from datamodules.reversal import Reversal
 from datamodules.stl10 import STL10
+from datamodules.text import TextData
+from datamodules.text_file import TextFile
 from datamodules.views import BYOLViews, CropFlipViews, MoCoV1Views, MoCoV2Views, SimCLRViews, Views
 
 __all__ = [
@@ -30,7 +35,14 @@ __all__ = [
     "ImageTextShards",
     "MoCoV1Views",
     "MoCoV2Views",
+    "PairBatch",
+    "PairsFile",
     "Photos",
+    "PythonDocs",
+    "Reversal",
     "SimCLRViews",
+    "TextBatch",
+    "TextData",
+    "TextFile",
     "Views",
 ]

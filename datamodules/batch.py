@@ -38,3 +38,45 @@ class ImageTextBatch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     tokens: Tensor
     views: tuple[Tensor, ...] = ()
+
+
+PAD, BOS, EOS, UNKNOWN = range(4)  # token numbers that stand for no word; words follow
+
+
+class PairBatch(NamedTuple):
+    """A batch of B pairs of token sequences, each ended by EOS and filled with PAD to the longest of the batch.
+
+    Args:
+        source: (B, S) int64 token numbers.
+        target: (B, T) int64 token numbers.
+        label: (B,) int64 class numbers, -1 where there is none.
+        index: (B,) int64 places in the data set, kept on the CPU.
+    """
+
+    source: Tensor
+    target: Tensor
+    label: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+
+
+class TextBatch(NamedTuple):
+    """A batch of B sequences of T tokens: [CLS] sentence [SEP], or pairs, [CLS] A [SEP] B [SEP]; padded at the end.
+
+    Args:
+        tokens: (B, T) int64 numbers of tokens.
+        segment: (B, T) int64: 1 from B to its [SEP], else 0.
+        mask: (B, T) bool, False where the sequence is padded.
+        word: (B, T) int64, kept on the CPU: the place in the sequence of the word that a token is a piece of; -1 of
+            [CLS] and [SEP], -2 where the sequence is padded. What to mask is chosen from it.
+        label: (B,) int64 class numbers, -1 where there is none.
+        index: (B,) int64 places in the data set, kept on the CPU: random draws come from them.
+        random_next: (B,) int64 of pairs: 1 where B is from another document, 0 where it follows A. None of sentences.
+    """
+
+    tokens: Tensor
+    segment: Tensor
+    mask: Tensor
+    word: Tensor
+    label: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+    random_next: Tensor | None = None

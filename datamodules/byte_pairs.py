@@ -6,11 +6,10 @@ Sennrich, Haddow, Birch, 2015, https://arxiv.org/abs/1508.07909; Radford et al.,
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from datamodules.tokenizer import library
+from datamodules.tokenizer import Tokenizer, library
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 VOCAB_SIZE = 49_408
@@ -58,38 +57,14 @@ def train(captions: Iterable[str], vocab_size: int = VOCAB_SIZE) -> str:
     return str(tokenizer.to_str())
 
 
-class BytePairs:
-    """A tokenizer, read from its JSON.
+class BytePairs(Tokenizer):
+    """A BPE tokenizer with CLIP's two special tokens."""
 
-    Args:
-        text: The JSON.
-        source: What errors call it.
-
-    Raises:
-        ValueError: it is no BPE tokenizer with CLIP's two special tokens.
-        ModuleNotFoundError: tokenizers is not installed.
-    """
+    kind, special = "BPE", (START, END)
 
     def __init__(self, text: str, source: str | Path = "the tokenizer") -> None:
-        self.json = text
-        try:
-            self.tokenizer = library().Tokenizer.from_str(text)
-            state = json.loads(text)
-        except ModuleNotFoundError:
-            raise
-        except Exception as error:  # the library raises nothing more special
-            raise ValueError(f"{source} is no tokenizer of the tokenizers library: {error}") from error
-        if state["model"]["type"] != "BPE":
-            raise ValueError(f"{source} is of the kind {state['model']['type']}, which is not BPE")
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
-        if missing := [token for token in (START, END) if token not in vocabulary]:
-            raise ValueError(f"{source} has no {' and no '.join(missing)}")
-        self.start, self.end = vocabulary[START], vocabulary[END]
-        self.size = max(vocabulary.values()) + 1
-        # equal: the same numbers for every text
-        self.meaning: tuple[Any, ...] = (vocabulary, state["model"]["merges"], state["normalizer"])
+        super().__init__(text, source)
+        self.start, self.end = self.vocabulary[START], self.vocabulary[END]
 
     def __call__(self, captions: list[str], length: int) -> np.ndarray:
         """Captions -> (N, length) int64: the start, as many pieces as there is room for, the end, zeros."""

@@ -14,7 +14,7 @@ from datamodules.byte_pairs import LEAST, VOCAB_SIZE, BytePairs, train
 from datamodules.draws import uniform
 from datamodules.images import ImageData
 from datamodules.sets import Images, Part
-from datamodules.tokenizer import library, read
+from datamodules.tokenizer import Tokenized
 
 CAPTION_DRAW = 0xCA9  # parts this draw from those of the views
 
@@ -46,7 +46,7 @@ def chosen(index: Tensor, counts: Tensor, *key: int) -> Tensor:
     return (uniform(index, 1, *key, CAPTION_DRAW)[:, 0] * counts).long()
 
 
-class ImageTextData(ImageData, ABC):
+class ImageTextData(Tokenized[BytePairs], ImageData, ABC):
     """Images with one or more captions each. A data set is a subclass that says in `captions` what they are.
 
     A training batch is an `ImageTextBatch`; the caption of an image is drawn by (seed, epoch, image). Evaluation sees
@@ -65,47 +65,24 @@ class ImageTextData(ImageData, ABC):
         ModuleNotFoundError: the extra `text` is not installed.
     """
 
-    default_vocab_size = VOCAB_SIZE
+    tokenizer_class, default_vocab_size = BytePairs, VOCAB_SIZE
 
     def __init__(
         self, max_tokens: int = 77, tokenizer: str | None = None, vocab_size: int | None = None, **kwargs: Any
     ) -> None:
-        library()
         super().__init__(**kwargs)
-        self.max_tokens, self.tokenizer = max_tokens, tokenizer
-        self.asked_vocab_size = vocab_size
-        self.vocab_size = self.default_vocab_size if vocab_size is None else vocab_size
+        self.max_tokens = max_tokens
+        self.choose_tokenizer(tokenizer, vocab_size)
+        if self.pieces is None:
+            self.end_token = self.vocab_size - 1
         for name, least in {"max_tokens": 3, "vocab_size": LEAST}.items():
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        self.end_token = self.vocab_size - 1
-        self.byte_pairs: BytePairs | None = None
-        if tokenizer is not None:
-            self._use(BytePairs(read(tokenizer), tokenizer), tokenizer)
         self._captions: Captions | None = None
 
-    def _use(self, byte_pairs: BytePairs, source: str) -> None:
-        if self.asked_vocab_size not in (None, byte_pairs.size):
-            raise ValueError(
-                f"vocab_size is {self.asked_vocab_size}, but {source} has {byte_pairs.size} pieces: drop it"
-            )
-        self.byte_pairs = byte_pairs
-        self.vocab_size, self.end_token = byte_pairs.size, byte_pairs.end
-
-    def use_tokenizer(self, text: str, source: str) -> None:
-        """Take the tokenizer of a checkpoint, before `prepare_data`.
-
-        Args:
-            text: Its JSON.
-            source: What an error calls the checkpoint.
-
-        Raises:
-            ValueError: the user has given another one, or another `vocab_size`.
-        """
-        theirs = BytePairs(text, source)
-        if self.byte_pairs is not None and self.byte_pairs.meaning != theirs.meaning:
-            raise ValueError(f"the tokenizer {self.tokenizer} is not {source}: drop it")
-        self._use(theirs, source)
+    def take_tokenizer(self, pieces: BytePairs, source: str) -> None:
+        super().take_tokenizer(pieces, source)
+        self.end_token = pieces.end
 
     @abstractmethod
     def captions(self, images: Images) -> list[list[str]]:
@@ -117,11 +94,11 @@ class ImageTextData(ImageData, ABC):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if self.byte_pairs is None:
-            self._use(BytePairs(train(self.all_captions(), self.vocab_size)), "the tokenizer")
+        if self.pieces is None:
+            self.take_tokenizer(BytePairs(train(self.all_captions(), self.vocab_size)), "the tokenizer")
         if self._captions is None and stage == "fit":
-            assert self.byte_pairs is not None
-            self._captions = self._training_captions(self.byte_pairs)
+            assert self.pieces is not None
+            self._captions = self._training_captions(self.pieces)
 
     def _training_captions(self, tokenizer: BytePairs) -> Captions | None:
         return Captions(self.captions(whole(self._ready().train)), tokenizer, self.max_tokens)

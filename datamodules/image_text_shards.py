@@ -72,12 +72,12 @@ class ImageTextShards(Tables):
 
     def train_dataloader(self) -> TrainLoader:
         self._close("train")
-        assert self.byte_pairs is not None
+        assert self.pieces is not None
         rank, world = rank_and_world()
         self._shards = Shards(
             self.urls,
             self.samples,
-            self.byte_pairs,
+            self.pieces,
             self.max_tokens,
             self.store_size,
             self.in_channels,

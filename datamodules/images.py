@@ -1,17 +1,17 @@
 """Image data for every method: training views made on the device, bank and queries of the evaluations."""
 
+from abc import abstractmethod
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.augment import center_crop
 from datamodules.batch import ImageBatch
-from datamodules.draws import global_seed
-from datamodules.loader import EpochBatches, EvalBatches, Loader, TrainLoader
+from datamodules.data import Data
+from datamodules.loader import EpochBatches, Loader, TrainLoader
 from datamodules.sets import ImageFiles, Images, Part, balanced_rows
 from datamodules.views import Views
 
@@ -38,7 +38,7 @@ class Splits(NamedTuple):
     predict: Images
 
 
-class ImageData(LightningDataModule):
+class ImageData(Data):
     """Images for representation learning. A data set is a subclass that says in `splits` what its parts are.
 
     A training batch carries `views`, the augmented views of the images: float32 in [0, 1], drawn on the
@@ -63,6 +63,8 @@ class ImageData(LightningDataModule):
         ValueError: if a size is out of range.
     """
 
+    unit = "images"
+
     def __init__(
         self,
         image_size: int,
@@ -74,32 +76,20 @@ class ImageData(LightningDataModule):
         val_size: int = 0,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
-        least = {
-            "image_size": 1,
-            "in_channels": 1,
-            "batch_size": 1,
-            "num_workers": 0,
-            "val_size": 0,
-            "seed": 0,
-        }
-        self.seed = global_seed() if seed is None else seed
-        self.image_size, self.in_channels = image_size, in_channels
-        self.batch_size, self.num_workers, self.val_size = batch_size, num_workers, val_size
-        for name, limit in least.items():
-            if (value := getattr(self, name)) < limit:
-                raise ValueError(f"{name} must be at least {limit}, got {value}")
-        self.class_names = class_names
-        self.num_classes = len(class_names) or None
+        super().__init__(class_names, batch_size, num_workers, seed)
+        self.image_size, self.in_channels, self.val_size = image_size, in_channels, val_size
+        self._at_least(image_size=1, in_channels=1, val_size=0)
         self.views = views
         self._training_views = views
         self._splits: Splits | None = None
-        self._loaders: dict[str, Loader] = {}
-        self._limits: dict[str, int | float] = {}
 
+    @abstractmethod
     def splits(self) -> Splits:
         """The parts of the data set, called once per process after `prepare_data`."""
-        raise NotImplementedError
+
+    @property
+    def shape(self) -> str:
+        return f"{self.in_channels} x {self.image_size} x {self.image_size}"
 
     @property
     def names(self) -> list[str] | None:
@@ -110,12 +100,8 @@ class ImageData(LightningDataModule):
         if self._splits is None:
             splits = self.splits()
             self._splits = self._hold_out(splits) if self.val_size else splits
+        super().setup(stage)
         if stage == "fit" and self.trainer is not None:
-            if overfit := vars(self.trainer)["overfit_batches"]:
-                raise ValueError(
-                    f"overfit_batches={overfit} would replace the order of training: to overfit, train for "
-                    "many epochs on a small set"
-                )
             proposed = cast(_ProposesViews, self.trainer.lightning_module).default_views()
             if self.views is not None and len(self.views) != len(proposed):
                 given, wanted = type(self.views).__name__, type(proposed).__name__
@@ -125,16 +111,9 @@ class ImageData(LightningDataModule):
                     f"default those of {wanted}: choose views of that number, or leave --data.views out"
                 )
             self._training_views = proposed if self.views is None else self.views
-        self._switch_off_evaluation(stage)
-
-    def _switch_off_evaluation(self, stage: str) -> None:
-        """Lightning warns of an empty list of loaders unless it is not asked for; `teardown` undoes this."""
-        limit, queries = f"limit_{'test' if stage == 'test' else 'val'}_batches", self._ready().val
-        if stage == "test":
-            queries = self._ready().test
-        if self.trainer is not None and (queries is None or self._ready().bank is None):
-            self._limits.setdefault(limit, getattr(self.trainer, limit))
-            setattr(self.trainer, limit, 0)
+        queries = self._ready().test if stage == "test" else self._ready().val
+        if queries is None or self._ready().bank is None:
+            self._switch_off_evaluation(stage)
 
     def _ready(self) -> Splits:
         if self._splits is None:
@@ -156,27 +135,9 @@ class ImageData(LightningDataModule):
             train = Part(train, _without(len(train), bank.rows[held]))
         return Splits(train, kept, val, val if test is None else test, predict)
 
-    def _close(self, role: str) -> None:
-        if role in self._loaders:
-            self._loaders.pop(role).close()
-
-    def _pin(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-
     def train_dataloader(self) -> TrainLoader:
-        self._close("train")
         images = self._ready().train
-        loader = TrainLoader(
-            images, EpochBatches(len(images), self.batch_size, self.seed), self.num_workers, self._pin()
-        )
-        self._loaders["train"] = loader
-        return loader
-
-    def _evaluation(self, role: str, images: Images) -> Loader:
-        self._close(role)
-        loader = Loader(images, EvalBatches(len(images), self.batch_size), self.num_workers, self._pin())
-        self._loaders[role] = loader
-        return loader
+        return self._training(images, EpochBatches(len(images), self.batch_size, self.seed))
 
     def _bank_and(self, role: str, queries: Images | None) -> list[Loader]:
         bank = self._ready().bank
@@ -214,16 +175,8 @@ class ImageData(LightningDataModule):
         assert self._training_views is not None
         return self._training_views(batch.image, batch.index, self.image_size, self.seed, epoch)
 
-    def on_exception(self, exception: BaseException) -> None:
-        """Ends the workers: Lightning does not come to `teardown`."""
-        for role in list(self._loaders):
-            self._close(role)
-
     def teardown(self, stage: str) -> None:
-        while self._limits:
-            setattr(self.trainer, *self._limits.popitem())
-        for role in list(self._loaders):
-            self._close(role)
+        super().teardown(stage)
         if self._splits is not None:
             sets = [part for part in self._splits if part is not None]
             for images in {id(whole): whole for whole in map(_whole, sets)}.values():

@@ -25,14 +25,14 @@ class EpochBatches(Sampler[list[int]]):
     the end of the order is not used in that epoch.
 
     Args:
-        n: Images in the set.
-        batch_size: Images in a batch of one process (B).
+        n: Samples in the set.
+        batch_size: Samples in a batch of one process (B).
         seed: Together with the epoch, decides the order.
         rank: This process's number; None asks torch.distributed.
         world: How many processes there are (W); None asks torch.distributed.
 
     Raises:
-        ValueError: if the images do not fill one batch of every process.
+        ValueError: if the samples do not fill one batch of every process.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, rank: int | None = None, world: int | None = None) -> None:
@@ -44,7 +44,7 @@ class EpochBatches(Sampler[list[int]]):
         self.start = 0
         if n < self.global_batch:
             raise ValueError(
-                f"{n} training images do not fill one batch of {batch_size} on each of {self.world} "
+                f"{n} training samples do not fill one batch of {batch_size} on each of {self.world} "
                 f"process(es): set batch_size to at most {n // self.world}"
             )
 
@@ -61,9 +61,13 @@ class EpochBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.n // self.global_batch
 
+    def order(self) -> np.ndarray:
+        """(n,) int64: the rows of this epoch, in the order in which they are taken."""
+        return np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+
     def __iter__(self) -> Iterator[list[int]]:
         start, self.start = self.start, 0
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+        order = self.order()
         for step in range(start, len(self)):
             first = (step * self.world + self.rank) * self.batch_size
             yield order[first : first + self.batch_size].tolist()

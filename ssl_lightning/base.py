@@ -19,7 +19,7 @@ from datamodules.views import CropFlipViews, Views
 from ssl_lightning import __version__
 from ssl_lightning.backbones import Backbone, build
 from ssl_lightning.optim import optimizer_class, param_groups
-from ssl_lightning.schedules import LRRule, Schedule, lr_factor, scaled_lr
+from ssl_lightning.schedules import ENDLESS, LRRule, Schedule, lr_factor, scaled_lr
 
 # What a restored optimizer and schedule own: another value on resuming would be ignored.
 OPTIMIZATION = (
@@ -64,15 +64,16 @@ class SSLModule(LightningModule):
         weight_decay: Weight decay.
         decay_norm_and_bias: Whether biases and norms are decayed (and, by LARS, adapted) too.
         optimizer_args: Further arguments of the optimizer, such as ``{"momentum": 0.9}``.
-        schedule: ``cosine`` or ``linear`` to 0, ``step`` (times ``step_factor`` at each of ``milestones``), or
-            ``constant``.
+        schedule: ``cosine`` or ``linear`` to 0, ``step`` (times ``step_factor`` at each of ``milestones``),
+            ``constant``, or ``inverse_sqrt``, which falls as 1 / sqrt(step) after the warm-up.
         schedule_interval: Whether the rate changes at every ``step`` or every ``epoch``.
         warmup_epochs: Epochs in which the rate rises in a line.
+        warmup_steps: The same in optimizer steps, for papers that count them; then ``warmup_epochs`` is 0.
         milestones: For ``step``: fractions of the run.
         step_factor: For ``step``: what the rate is multiplied by.
 
     Raises:
-        ValueError: an unknown optimizer, or a rate, decay or warm-up below 0.
+        ValueError: an unknown optimizer, a rate, decay or warm-up below 0, or a warm-up in both units.
     """
 
     evaluation_settings: ClassVar[tuple[str, ...]] = ()  # arguments that need not be the checkpoint's in an evaluation
@@ -90,14 +91,18 @@ class SSLModule(LightningModule):
         schedule: Schedule = "cosine",
         schedule_interval: Literal["step", "epoch"] = "step",
         warmup_epochs: float = 0,
+        warmup_steps: int = 0,
         milestones: tuple[float, ...] = (0.6, 0.8),
         step_factor: float = 0.1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()  # also the arguments of the methods that extend this class
-        for name, value in {"lr": lr, "weight_decay": weight_decay, "warmup_epochs": warmup_epochs}.items():
+        warmups = {"warmup_epochs": warmup_epochs, "warmup_steps": warmup_steps}
+        for name, value in {"lr": lr, "weight_decay": weight_decay, **warmups}.items():
             if value < 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
+        if warmup_epochs and warmup_steps:
+            raise ValueError(f"warmup_epochs {warmup_epochs:g} and warmup_steps {warmup_steps} are both set: give one")
         self.make_optimizer: Callable[..., Optimizer] = optimizer_class(optimizer)
         self.optimizer_args = optimizer_args or {}
         if optimizer in ("SGD", "LARS"):
@@ -105,7 +110,8 @@ class SSLModule(LightningModule):
         self.lr, self.lr_rule, self.base_batch_size = lr, lr_rule, base_batch_size
         self.weight_decay, self.decay_norm_and_bias = weight_decay, decay_norm_and_bias
         self.schedule, self.schedule_interval = schedule, schedule_interval
-        self.warmup_epochs, self.milestones, self.step_factor = warmup_epochs, milestones, step_factor
+        self.warmup_epochs, self.warmup_steps = warmup_epochs, warmup_steps
+        self.milestones, self.step_factor = milestones, step_factor
 
     def batch_per_step(self) -> int:
         """Samples that all processes together see in one ``training_step``."""
@@ -116,10 +122,10 @@ class SSLModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         self.trainer.fit_loop.setup_data()  # the rate follows the batch of the loader
         total = self.trainer.estimated_stepping_batches
-        if math.isinf(total) and self.schedule != "constant":
+        if math.isinf(total) and self.schedule not in ENDLESS:
             raise ValueError(
                 f"schedule {self.schedule!r} needs an end: set --trainer.max_epochs or --trainer.max_steps, "
-                "or --model.schedule constant"
+                f"or --model.schedule {' or '.join(ENDLESS)}"
             )
         accumulate = self.trainer.accumulate_grad_batches
         batch = self.batch_per_step() * accumulate
@@ -129,11 +135,13 @@ class SSLModule(LightningModule):
             f"(base {self.base_batch_size}); {total} optimizer steps"
         )
         self.resolved_lr, self.global_batch = lr, batch
-        groups = param_groups(self, self.weight_decay, self.decay_norm_and_bias)
+        groups = param_groups(self, self.weight_decay, self.decay_norm_and_bias, self.lr_scale)
+        for group in groups:
+            group["lr"] = lr * group["lr_scale"]
         optimizer = self.make_optimizer(groups, lr=lr, **self.optimizer_args)
 
         per_epoch = math.ceil(self.trainer.num_training_batches / accumulate)
-        warmup = round(self.warmup_epochs * per_epoch)
+        warmup = self.warmup_steps or round(self.warmup_epochs * per_epoch)
         unit = per_epoch if self.schedule_interval == "epoch" else 1
 
         def factor(step: int) -> float:
@@ -142,6 +150,10 @@ class SSLModule(LightningModule):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scale(self, name: str) -> float:
+        """The share of the learning rate that a parameter gets, by its dotted name; 1 for some of them."""
+        return 1.0
 
     def on_train_start(self) -> None:
         """

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ from callbacks.linear import LinearEvaluation
 from callbacks.predictions import PredictionsFile
 from callbacks.preemption import Preemption
 from callbacks.rank import RankMonitor
-from callbacks.results import ResultsFile, table
+from callbacks.results import ResultsFile, atomic_open, table
 from callbacks.zero_shot import TEMPLATES
-from datamodules.image_text import ImageTextData
-from datamodules.images import ImageData
+from datamodules.corpus import lines
+from datamodules.data import Data
 from datamodules.shards import write_shards
+from datamodules.text_file import found_files
+from datamodules.tokenizer import Tokenized
+from datamodules.word_pieces import VOCAB_SIZE, train
 from ssl_lightning import __version__, errors, methods, zero_shot
 from ssl_lightning.base import OPTIMIZATION, SSLModule
 from ssl_lightning.errors import ParseError, UserError
@@ -51,14 +55,8 @@ from ssl_lightning.run import (
 
 __all__ = ["SSLCLI", "methods", "run"]
 
-SIZES = (
-    "image_size",
-    "in_channels",
-    "num_classes",
-    "vocab_size",
-    "end_token",
-    "max_tokens",
-)  # facts of the data that a method may need
+# facts of the data that a method may need
+SIZES = ("image_size", "in_channels", "num_classes", "vocab_size", "mask_token", "end_token", "max_tokens")
 EVALUATION = {"knn": KNNMonitor, "linear": LinearEvaluation, "rank": RankMonitor, "map": FeatureMap}
 NOT_SAVED = ("run", "ckpt_path", "weights_only", "config")  # of one start, not of the run
 
@@ -80,7 +78,7 @@ class SSLCLI(LightningCLI):
         self.placeholders: set[str] = set()  # sizes that stand for what the data will say
         super().__init__(
             SSLModule,
-            ImageData,
+            Data,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
@@ -109,7 +107,7 @@ class SSLCLI(LightningCLI):
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
         # neither is required by the parser: a checkpoint and its run may give them
         parser.add_lightning_class_args(SSLModule, "model", subclass_mode=True, required=False)
-        parser.add_lightning_class_args(ImageData, "data", subclass_mode=True, required=False)
+        parser.add_lightning_class_args(Data, "data", subclass_mode=True, required=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -132,7 +130,7 @@ class SSLCLI(LightningCLI):
             given = Namespace()
         config = self.config[verb]
         self.given_sizes = set(given.get("model.init_args", Namespace()).keys()) - self.placeholders
-        for key, base in (("model", SSLModule), ("data", ImageData)):
+        for key, base in (("model", SSLModule), ("data", Data)):
             if config[key] is None:
                 known = ", ".join(errors.subclasses(base))
                 raise UserError(f"{verb} needs --{key}{' or --ckpt_path' * (key == 'model')}. Known: {known}")
@@ -171,6 +169,8 @@ class SSLCLI(LightningCLI):
             base = yaml.safe_load(config.read_text())
             if verb != "fit":  # the machine of the training is not that of the evaluation
                 base = {k: v for k, v in base.items() if k in ("seed_everything", "data", *EVALUATION)}
+        if saved.tokenizer is not None and "data" in base:  # the checkpoint has it, wherever the file may be now
+            base["data"].get("init_args", {}).pop("tokenizer", None)
         base["model"] = {"class_path": saved.class_path, "init_args": saved.init_args}
         parsed = self.parse(parser, [verb, "--config", json.dumps(base), *words])
         if "data" in base and parsed[verb].data.class_path != base["data"]["class_path"]:
@@ -209,7 +209,7 @@ class SSLCLI(LightningCLI):
         verb = self.config.subcommand
         parser, config = self._parser(verb), self.config[verb]
         self.datamodule = self.build(parser, Namespace(data=config.data)).data
-        if self.saved is not None and self.saved.tokenizer is not None and isinstance(self.datamodule, ImageTextData):
+        if self.saved is not None and self.saved.tokenizer is not None and isinstance(self.datamodule, Tokenized):
             self.datamodule.use_tokenizer(self.saved.tokenizer, f"the tokenizer of {self.checkpoint}")
         self.fill_sizes(config.model)
         self.model = self.build(parser, Namespace(model=config.model)).model
@@ -250,7 +250,7 @@ class SSLCLI(LightningCLI):
             if not hasattr(self.datamodule, size):
                 if fixed:  # as where a CLIP is tested on labelled images
                     continue
-                raise UserError(f"{name} needs {size}, and {data} has images without captions: give it other data")
+                raise UserError(f"{name} needs {size}, and {data} has {self.datamodule.unit}: give it other data")
             fact, set_to = getattr(self.datamodule, size), model.init_args[size]
             if fact is None and not fixed:
                 raise UserError(f"{name} needs {size}, but the data of {data} have no labels: use labelled data")
@@ -383,7 +383,7 @@ def run_export(words: list[str]) -> None:
     parser = errors.Words("ssl-lightning export", allow_abbrev=False)
     parser.add_argument("--ckpt_path", required=True, help="A checkpoint, or 'last' with --run.")
     parser.add_argument("--run", help="Folder of the run.")
-    parser.add_argument("--output", required=True, help="The .safetensors file to write; of a whole CLIP a new folder.")
+    parser.add_argument("--output", required=True, help="The .safetensors file to write; of BERT, CLIP a folder.")
     parser.add_argument("--which", choices=("student", "teacher"), default="student")
     parser.add_argument("--layout", choices=LAYOUTS, default="native")
     args = parser.parse_args(words)
@@ -419,6 +419,19 @@ def run_zeroshot(words: list[str]) -> None:
     say(f"written     {args.output}/zeroshot.csv\npictures    {args.output}/zeroshot.png")
 
 
+def run_tokenizer(words: list[str]) -> None:
+    parser = errors.Words("ssl-lightning tokenizer", allow_abbrev=False)
+    parser.add_argument("--files", required=True, nargs="+", help="Text files or patterns, one sentence a line.")
+    parser.add_argument("--output", required=True, help="The .json file to write, for --data.tokenizer.")
+    parser.add_argument("--vocab_size", type=int, default=VOCAB_SIZE, help="Pieces (%(default)s).")
+    parser.add_argument("--cased", action="store_true", help="Keep capitals and accents.")
+    args = parser.parse_args(words)
+    text = train(partial(lines, found_files(args.files)), args.vocab_size, lowercase=not args.cased)
+    with atomic_open(Path(args.output)) as file:
+        file.write(text.encode())
+    say(f"wrote {args.output}")
+
+
 def run(args: list[str]) -> None:
     """Carry out a command of ``ssl-lightning``.
 
@@ -436,6 +449,8 @@ def run(args: list[str]) -> None:
             run_shards(args[1:])
         elif args[0] == "zeroshot":
             run_zeroshot(args[1:])
+        elif args[0] == "tokenizer":
+            run_tokenizer(args[1:])
         else:
             cli = SSLCLI(args)
             cli.start()

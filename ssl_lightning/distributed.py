@@ -41,3 +41,12 @@ def gather_rows(x: Tensor) -> Tensor:
         (W B, ...) on W processes; ``x`` itself on one.
     """
     return _GatherRows.apply(x.contiguous()) if world_size() > 1 else x
+
+
+def mean_count(count: Tensor) -> Tensor:
+    """A number that differs between processes -> () float32, its mean over them.
+
+    A process that divides its sum by it gives a loss whose mean over processes, which is what
+    DistributedDataParallel takes of the gradients, is the mean over the joint batch.
+    """
+    return gather_rows(count.float().reshape(1)).mean()

@@ -14,12 +14,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from datamodules.images import ImageData
+from datamodules.data import Data
 from datamodules.views import Views
 from ssl_lightning.base import SSLModule
 
 # The last part of a setting's name -> what may stand there.
-BASES = {"model": SSLModule, "data": ImageData, "views": Views, "callbacks": Callback, "logger": Logger}
+BASES = {"model": SSLModule, "data": Data, "views": Views, "callbacks": Callback, "logger": Logger}
 WRONG_INPUT = (ValueError, OSError, FloatingPointError, ModuleNotFoundError, MisconfigurationException)
 OURS = ("ssl_lightning", "datamodules", "callbacks")
 
@@ -116,7 +116,7 @@ def explain(message: str, parser: ArgumentParser, verb: str) -> str:
     if names := re.findall(r"Expected a dot import path string: (\S+)", message):
         base = BASES.get(re.sub(r"\[.*|\+", "", place).split(".")[-1])
         known = subclasses(base) if base else []
-        listed = f" Known: {', '.join(known)}" if base in (SSLModule, ImageData, Views) else ""
+        listed = f" Known: {', '.join(known)}" if base in (SSLModule, Data, Views) else ""
         return f"unknown class {names[-1]!r}.{did_you_mean(names[-1], known)}{listed}"
     if names := re.findall(r"(?:Option|Key) '([\w.]+)' is not (?:accepted|expected)", message):
         if not path:

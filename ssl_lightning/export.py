@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssl_lightning.backbones import Backbone, build
 from ssl_lightning.clip_weights import write_weights
+from ssl_lightning.hugging_face import write_bert
 
 NetLayout = Literal["native", "torchvision", "timm"]
 LAYOUTS = ("native", "torchvision", "timm", "transformers", "open_clip")
@@ -68,8 +69,9 @@ def export(
     which: Literal["student", "teacher"] = "student",
     layout: NetLayout | Literal["transformers", "open_clip"] = "native",
 ) -> dict[str, str]:
-    """Write a checkpoint's backbone as safetensors, under its own library's parameter names; or a whole CLIP, with its
-    text encoder and tokenizer, as a folder of transformers or open_clip.
+    """Write a checkpoint's backbone as safetensors, under its own library's parameter names; a BERT as a folder of
+    transformers, with its heads and its tokenizer; a whole CLIP, with text encoder and tokenizer, as a folder of
+    transformers or open_clip.
 
     The file holds the trunk without a classifier, and as metadata what one needs to use it: library,
     architecture, in_channels, image_size, small_stem, lightness (whether the network takes L / 100 of CIE Lab in
@@ -78,8 +80,8 @@ def export(
 
     Args:
         checkpoint: A checkpoint written by `ssl-lightning fit`.
-        output: The file to write, ending in .safetensors. A file of this name is replaced; folders are made. Of
-            transformers and open_clip: a new folder.
+        output: The file to write, ending in .safetensors. A file of this name is replaced; folders are made. Of BERT
+            and of a whole CLIP: a new folder.
         which: "student" is the network that was trained; "teacher" is its moving average, in methods that
             keep one.
         layout: Whose parameter names to use. "native" keeps those of the library that the backbone comes
@@ -87,7 +89,7 @@ def export(
             features: so for ResNets and DenseNets. "transformers" and "open_clip" are for CLIP.
 
     Returns:
-        The metadata; none of a whole CLIP, whose folder has a configuration.
+        The metadata; none of BERT and of a whole CLIP, whose folders have a configuration.
 
     Raises:
         FileExistsError: if there is such a folder.
@@ -95,14 +97,20 @@ def export(
         ValueError: if it is not a checkpoint of ssl_lightning, holds no such backbone, the layout's library
             does not have the same network, or output does not end in .safetensors.
     """
+    content = read_checkpoint(checkpoint)
+    written_by = content["ssl_lightning"]
     if layout in ("transformers", "open_clip"):
-        content = read_checkpoint(checkpoint)
-        written_by = content["ssl_lightning"]
         if not written_by["class_path"].endswith(".CLIP") or which != "student":
             raise ValueError(
                 f"layout={layout} is for a CLIP, which has no teacher: {checkpoint} is of {written_by['class_path']}"
             )
         write_weights(written_by["init_args"], content["state_dict"], written_by["tokenizer"], output, layout)
+        return {}
+    if (config := written_by.get("bert")) is not None:
+        if (which, layout) != ("student", "native"):
+            raise ValueError("a BERT has no teacher and one layout, that of transformers: drop --which and --layout")
+        state = {k: v for k, v in content["state_dict"].items() if k.startswith(("bert.", "cls."))}
+        write_bert(config, state, written_by["tokenizer"], output)
         return {}
     output = Path(output)
     if output.suffix != ".safetensors":
@@ -111,7 +119,6 @@ def export(
     arguments = {k: v for k, v in backbone.recipe.items() if k not in ("name", "in_channels", "image_size")}
     if layout not in ("native", backbone.library):
         backbone = _in_layout(backbone, layout)
-    written_by = read_checkpoint(checkpoint)["ssl_lightning"]
     metadata = {
         "format": "pt",
         "library": backbone.library,

@@ -12,6 +12,8 @@ from datamodules.batch import ImageBatch
 from ssl_lightning.base import HEAD, ImageModule, no_head
 from ssl_lightning.export import read_backbone
 
+LAST_NORMS = ("net.norm.", "net.fc_norm.")  # of a vision transformer: of every token, or of their mean
+
 
 class LabelledModule(ImageModule):
     """A backbone and a classifier, trained with the cross entropy.
@@ -25,7 +27,7 @@ class LabelledModule(ImageModule):
         kwargs: Backbone and optimization, see ImageModule and SSLModule.
 
     Raises:
-        ValueError: fewer than 2 classes.
+        ValueError: fewer than 2 classes, or a number out of its range.
     """
 
     classifier: nn.Module
@@ -35,6 +37,8 @@ class LabelledModule(ImageModule):
         super().__init__(**kwargs)
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.val_top1 = MulticlassAccuracy(num_classes, average="micro")
         self.test_top1 = MulticlassAccuracy(num_classes, average="micro")
@@ -103,14 +107,17 @@ class TransferModule(LabelledModule):
             untrained network, the one named by ``backbone``, for comparison.
         which: ``student``: the network that was trained; ``teacher``: its moving average, in methods that keep one.
         backbone: Leave it out: the checkpoint says which it is.
-        backbone_args: As ``backbone``.
+        backbone_args: Arguments of the network's constructor beside those that the checkpoint says, such as
+            ``{"drop_path_rate": 0.1}``. With ``{"global_pool": "avg"}`` a vision transformer of timm gives the mean of
+            its patches, and a new norm takes the place of its last one.
         image_size: As the checkpoint's; the command line takes it from the data.
         in_channels: As the checkpoint's; the command line takes it from the data.
         kwargs: Optimization, see SSLModule.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: the file is no checkpoint of a method on images, or was trained on images of another size.
+        ValueError: the file is no checkpoint of a method on images, was trained on images of another size, or its
+            weights do not fit ``backbone_args``.
     """
 
     evaluation_settings = ()
@@ -137,6 +144,7 @@ class TransferModule(LabelledModule):
                         f"{checkpoint} was trained with {name} {recipe[name]}, but the data have {ours}: "
                         f"give data of that size, such as by --data.{name} {recipe[name]}"
                     )
+            recipe |= backbone_args or {}
         else:
             recipe = {"name": backbone, **(backbone_args or {})}
             recipe |= {"image_size": image_size or 224, "in_channels": in_channels or 3}
@@ -146,7 +154,24 @@ class TransferModule(LabelledModule):
         self.hparams.update(built)  # of which the checkpoint builds it again
         self.has_weights = state is not None or checkpoint is None
         if state is not None:
-            self.backbone.load_state_dict(state)
+            self.load_weights(state)
+
+    def load_weights(self, state: dict[str, Tensor]) -> None:
+        """
+        Raises:
+            ValueError: the backbone has other weights than these, its last norm apart.
+        """
+        try:
+            keys = self.backbone.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # other shapes
+            others = [str(error).splitlines()[-1].strip()]
+        else:
+            others = [k for k in (*keys.missing_keys, *keys.unexpected_keys) if not k.startswith(LAST_NORMS)]
+        if others:
+            raise ValueError(
+                f"the weights of {self.hparams['checkpoint']} do not fit {self.backbone.name} with backbone_args "
+                f"{self.hparams['backbone_args']}: {others[0]}"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

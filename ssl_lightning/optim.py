@@ -90,13 +90,24 @@ def optimizer_class(name: str) -> type[Optimizer]:
     return found
 
 
-def param_groups(module: nn.Module, weight_decay: float, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
-    """The trainable parameters in one group, or in two where biases and norms are neither decayed nor adapted."""
-    params = [p for p in module.parameters() if p.requires_grad]
-    if decay_norm_and_bias:
-        return [{"params": params, "weight_decay": weight_decay}]
-    vectors: list[Tensor] = [p for p in params if p.ndim <= 1]
-    return [
-        {"params": [p for p in params if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0, "adapt": False},
-    ]
+def param_groups(
+    module: nn.Module,
+    weight_decay: float,
+    decay_norm_and_bias: bool,
+    lr_scale: Callable[[str], float] = lambda name: 1.0,
+) -> list[dict[str, Any]]:
+    """The trainable parameters in groups, those with the largest ``lr_scale`` first.
+
+    Args:
+        module: Whose parameters.
+        weight_decay: Of every group but that of biases and norms.
+        decay_norm_and_bias: Whether they are decayed as well; else they have groups of their own, without adaptation.
+        lr_scale: Share of the learning rate of a parameter, by its name.
+    """
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            groups.setdefault((lr_scale(name), not decay_norm_and_bias and p.ndim <= 1), []).append(p)
+    plain = {False: {"weight_decay": weight_decay}, True: {"weight_decay": 0.0, "adapt": False}}
+    order = sorted(groups, key=lambda key: (-key[0], key[1]))
+    return [{"params": groups[key], "lr_scale": key[0], **plain[key[1]]} for key in order]

@@ -213,10 +213,11 @@ class RunFolder(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         loader: Any = trainer.train_dataloader
-        size = f"{data.in_channels} x {data.image_size} x {data.image_size}"
+        network = pl_module.hparams.get("backbone") or pl_module.hparams.get("size")
+        named = f"{network}, " if network else ""
         print(
-            f"{type(pl_module).__name__}: {pl_module.hparams['backbone']}, {parameters(pl_module)} parameters\n"
-            f"{type(data).__name__}: {len(loader.dataset):,} images of {size}, {len(loader)} batches "
+            f"{type(pl_module).__name__}: {named}{parameters(pl_module)} parameters\n"
+            f"{type(data).__name__}: {loader.sampler.n:,} {data.unit} of {data.shape}, {len(loader)} batches "
             f"of {data.batch_size} an epoch on each of {trainer.world_size} process(es)\n"
             f"run folder: {trainer.default_root_dir}",
             flush=True,

@@ -3,7 +3,8 @@
 import math
 from typing import Literal
 
-Schedule = Literal["cosine", "step", "linear", "constant"]
+Schedule = Literal["cosine", "step", "linear", "constant", "inverse_sqrt"]
+ENDLESS = ("constant", "inverse_sqrt")  # which need not know when the run ends
 LRRule = Literal["linear", "sqrt", "none"]
 
 
@@ -30,7 +31,8 @@ def lr_factor(
         step: Optimizer steps already made.
         total: Optimizer steps of the whole run.
         warmup: Steps in which the factor rises in a line from 1 / warmup to 1.
-        schedule: ``cosine`` and ``linear`` fall to 0 at ``total``; ``step`` multiplies at each milestone.
+        schedule: ``cosine`` and ``linear`` fall to 0 at ``total``; ``step`` multiplies at each milestone;
+            ``inverse_sqrt`` falls as sqrt(warmup / (step + 1)): Vaswani et al. 2017, equation 3.
         milestones: Fractions of the run in (0, 1), for ``step``.
         step_factor: What ``step`` multiplies by.
     """
@@ -43,4 +45,6 @@ def lr_factor(
         return 1 - progress
     if schedule == "step":
         return step_factor ** sum(step >= m * total for m in milestones)
+    if schedule == "inverse_sqrt":
+        return math.sqrt(max(1, warmup) / (step + 1))
     return 1.0

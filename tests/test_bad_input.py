@@ -14,6 +14,9 @@ from ssl_lightning.__main__ import main
 Snapshot = dict[Path, bytes]
 
 FIT = "fit --model SimCLR --data Digits --model.backbone convnet"
+PAIRS = "fit --model Transformer --trainer.accelerator cpu --data"
+MAPS = "--trainer.callbacks AttentionMaps"
+MAE = "fit --model MAE --data Digits --model.backbone vit_tiny_patch16_224"
 PROBE = "fit --model LinearProbe --data Digits --model.checkpoint"
 FOLDER = (
     "fit --model SimCLR --model.backbone convnet --data ImageFolder --data.image_size 8 --data.batch_size 2 --data.root"
@@ -58,6 +61,11 @@ def strange_files() -> None:
     Path("text.ckpt").write_text("hello")
     Path("typo.yaml").write_text("modle:\n  class_path: SimCLR\n")
     Path("typo2.yaml").write_text("trainer:\n  max_epoch: 3\n")
+
+
+def pairs() -> None:
+    Path("bad.tsv").write_text("a\tb\nno tab\n")
+    Path("good.tsv").write_text("a\tb\nc\td\n")
 
 
 def user_code() -> None:
@@ -108,6 +116,19 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     (strange_files, f"{FIT} -c typo2.yaml", ["max_epoch'", "Did you mean trainer.max_epochs?"]),
     (None, f"{FIT} --trainer.accelerator gpux", ["gpux"]),
     (None, "export --ckpt_path x.ckpt", ["--output"]),
+    # masked images
+    (None, f"{MAE} --model.backbone resnet18", ["torchvision/resnet18 is none: take vit_base_patch16_224"]),
+    (None, f"{MAE} --data.image_size 24", ["image_size must be a multiple of the patch", "16 x 16 px", "have 24"]),
+    (None, f"{MAE} --model.mask_ratio 1", ["mask_ratio must lie in (0, 1), got 1.0"]),
+    (None, f"{MAE} --model.mask_ratio 0.8", ["mask_ratio 0.8 of 4 patches leaves none visible"]),
+    (
+        None,
+        MAE + ' --model.backbone_args {"patch_size":4,"global_pool":"avg"}',
+        ["MAE needs the norm", "fc_norm: false"],
+    ),
+    (None, f"{MAE} --model.decoder_heads 5", ["a multiple of 4 and of decoder_heads", "5 and 512"]),
+    (None, f"{MAE.replace('MAE', 'SimMIM')} --model.mask_unit 24", ["mask_unit must be a multiple", "got 24", "of 16"]),
+    (None, "tokenizer --files nothere.txt --output t.json", ["there is no file nothere.txt"]),
     # data
     (None, "fit --model SimCLR --data ImageFolder", ["ImageFolder needs root", "--data.root"]),
     (None, f"{FOLDER} nothere", ["there is no folder", "nothere", "--data.root"]),
@@ -118,7 +139,37 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     (unreadable, f"{FOLDER} broken --data.cache true", ["broken/train/b/1.png", "--data.skip_unreadable true"]),
     (None, f"{FIT} --data.batch_size 2000", ["1437", "2000", "set batch_size to at most 1437"]),
     (None, f"{FIT} --data.views CropFlipViews", ["CropFlipViews makes 1 view", "SimCLR learns from 2"]),
+    (None, f"{PAIRS} PairsFile", ["PairsFile needs path", "--data.path"]),
+    (None, f"{PAIRS} PairsFile --data.path nothere.tsv", ["there is no file nothere.tsv", "source TAB target"]),
+    (pairs, f"{PAIRS} PairsFile --data.path bad.tsv", ["bad.tsv, line 2", "source TAB target", "'no tab'"]),
+    (pairs, f"{PAIRS} PairsFile --data.path good.tsv", ["2 training samples", "64", "set batch_size to at most 2"]),
+    (None, f"{PAIRS} Reversal --data.min_length 9 --data.max_length 3", ["min_length <= max_length", "9 and 3"]),
+    (None, f"{PAIRS} Reversal --model.num_heads 3", ["dim 512", "num_heads", "3"]),
+    (None, f"{PAIRS} Reversal --model.vocab_size 9", ["vocab_size is 9", "Reversal has 1004"]),
+    (None, f"{PAIRS} Reversal --model.dim 16 {MAPS} --trainer.callbacks.layer 6", ["no layer 6", "6 layers", "0 to 5"]),
+    (None, f"{FIT} {MAPS}", ["no attention", "convnet", "vit_tiny_patch16_224"]),
     # sizes
+    (None, f"{PAIRS} Digits", ["Transformer needs vocab_size", "Digits"]),
+    (None, "fit --model SimCLR --data Reversal", ["SimCLR needs image_size", "Reversal"]),
+    (
+        lambda: Path("empty.txt").write_text("\n\n"),
+        "fit --model BERT --data TextFile --data.files empty.txt",
+        ["empty.txt hold(s) no sentence"],
+    ),
+    (
+        lambda: Path("one.txt").write_text("a sentence\nand another\n"),
+        "fit --model BERT --model.size tiny --data TextFile --data.files one.txt --data.vocab_size 60",
+        ["1 training document(s)", "parted by empty lines"],
+    ),
+    # sizes
+    (None, "fit --model BERT --data Digits", ["BERT needs vocab_size", "Digits has images"]),
+    (None, "fit --model SimCLR --data PythonDocs", ["SimCLR needs image_size", "PythonDocs has pairs"]),
+    (None, "fit --model BERT --model.size bass --data PythonDocs", ["unknown size 'bass'", "Did you mean base?"]),
+    (
+        None,
+        "fit --model BERT --model.size tiny --data PythonDocs --data.max_tokens 600",
+        ["600 tokens do not fit 512 positions", "--data.max_tokens 512"],
+    ),
     (
         lambda: pictures("flat"),
         "fit --model Classifier --model.backbone convnet --data ImageFolder --data.root flat",

@@ -21,7 +21,7 @@ from callbacks.checkpoint import ExactResume, RunCheckpoint
 from callbacks.finite import FiniteLoss
 from callbacks.knn import KNNMonitor
 from callbacks.preemption import Preemption
-from datamodules.images import ImageData
+from datamodules.data import Data
 from ssl_lightning import __version__, errors, help, methods
 from ssl_lightning.__main__ import main
 from ssl_lightning.base import SSLModule
@@ -80,11 +80,11 @@ def test_help_version_and_backbones_import_no_torch():
 def test_help_names_every_method_data_set_and_no_other():
     assert sorted(help.METHODS) == sorted(methods.__all__)
     assert sorted(help.METHODS) == [n for n in errors.subclasses(SSLModule) if hasattr(methods, n)]
-    assert sorted(help.DATA) == [n for n in errors.subclasses(ImageData) if hasattr(datamodules, n)]
+    assert sorted(help.DATA) == [n for n in errors.subclasses(Data) if hasattr(datamodules, n)]
 
 
 def test_help_names_every_verb():
-    assert set(help.VERBS) == {*SSLCLI.subcommands(), "export", "backbones", "shards", "zeroshot"}
+    assert set(help.VERBS) == {*SSLCLI.subcommands(), "export", "backbones", "shards", "tokenizer", "zeroshot"}
 
 
 def test_backbones_are_found_by_pattern(capsys):
@@ -344,3 +344,82 @@ def test_shards_are_made_from_a_table():
     Path("t.csv").write_text("filepath,title\n" + "".join(f"pictures/{i}.png,number {i}\n" for i in range(5)))
     main("shards --table t.csv --output s --images_per_shard 2".split())
     assert json.loads(Path("s/sizes.json").read_text()) == {"00000.tar": 2, "00001.tar": 2, "00002.tar": 1}
+
+
+# ---- text
+
+
+@pytest.mark.filterwarnings("ignore:the features have collapsed")  # of two kinds of sentences
+def test_text_is_learned_tested_exported_and_gone_on_from(capsys):
+    Path("text").mkdir()
+    for name, words in {"a": "red green blue", "b": "one two three four"}.items():
+        sentences = [" ".join(words.split()[i % 3 :] * (1 + i % 2)) for i in range(120)]
+        text = "".join(s + "\n" * (1 + (i % 6 == 5)) for i, s in enumerate(sentences))
+        Path(f"text/{name}.txt").write_text(text)
+    Path("labelled.tsv").write_text("".join(f"{i % 2}\t{'red two'.split()[i % 2]} thing\n" for i in range(60)))
+    main("tokenizer --files text/*.txt --vocab_size 64 --output t.json".split())
+    assert "wrote t.json" in capsys.readouterr().out
+    net = '{"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}'
+    text = ["--model", "BERT", "--data", "TextFile", "--data.files", "text/*.txt", "--data.max_tokens", "16"]
+    text += ["--data.batch_size", "8", "--data.labelled", "labelled.tsv", "--data.held_out", "0.2"]
+    small = ["--model.network_args", net, "--trainer.max_steps", "2", "--knn.k", "3"]
+    main(["fit", *text, *small, "--data.tokenizer", "t.json", "--run", "a"])
+    out = capsys.readouterr().out
+    assert "pairs of 16 tokens, 64 pieces" in out
+    saved = load("a/checkpoints/last.ckpt")["ssl_lightning"]
+    assert (saved["init_args"]["vocab_size"], saved["init_args"]["mask_token"]) == (64, 4)
+    assert saved["tokenizer"] == Path("t.json").read_text()
+
+    Path("t.json").rename("moved.json")  # the checkpoint has it
+    main(["test", *text, "--ckpt_path", "a/checkpoints/last.ckpt", "--linear.epochs", "1", "--knn.k", "3"])
+    results = json.loads(Path("a/results.json").read_text())
+    assert {"test/knn_top1", "test/linear_top1", "test/pretext_mlm_loss", "test/pretext_nsp_accuracy"} <= set(
+        results["metrics"]
+    )
+    main(["predict", *text, "--ckpt_path", "a/checkpoints/last.ckpt", "--model.features", "cls"])
+    found = np.load("a/features.npz")
+    assert (found["features"].shape, set(found["name"])) == ((12, 8), {"red thing", "two thing"})
+    main("export --run a --ckpt_path last --output hf".split())
+    main(["fit", *text, "--data.tokenizer", "hf", "--model.weights", "hf", *small[2:], "--run", "b"])
+    main("tokenizer --files text/*.txt --vocab_size 65 --output t.json".split())
+    main("tokenizer --files text/a.txt --vocab_size 64 --output u.json".split())
+    capsys.readouterr()
+    for words, message in (
+        ("--data.tokenizer u.json", "the tokenizer u.json is not the tokenizer of a/checkpoints/last.ckpt: drop it"),
+        ("--data.vocab_size 65", "vocab_size is 65, but the tokenizer of a/checkpoints/last.ckpt has 64 pieces"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["test", *text, "--ckpt_path", "a/checkpoints/last.ckpt", *words.split()])
+        assert message in capsys.readouterr().err
+
+
+WITHOUT_TEXT = """
+import importlib.abc, importlib.metadata, sys
+
+HIDDEN = ("transformers", "tokenizers")
+version = importlib.metadata.version
+
+def hidden_version(name):
+    if name in HIDDEN:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+
+class Hider(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+importlib.metadata.version = hidden_version
+sys.meta_path.insert(0, Hider())
+from ssl_lightning.__main__ import main
+
+main("fit --model SimCLR --model.backbone convnet --data Digits --trainer.fast_dev_run true".split())
+main("fit --model BERT --data PythonDocs".split())
+"""
+
+
+def test_images_need_no_text_library():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT_TEXT], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "SimCLR: convnet" in done.stdout
+    assert done.stderr.strip().endswith("pip install 'ssl-lightning[text]'")

@@ -67,6 +67,13 @@ def test_vectors_are_neither_decayed_nor_adapted():
     assert len(param_groups(net, 0.1, decay_norm_and_bias=True)[0]["params"]) == 4
 
 
+def test_parameters_of_one_rate_share_a_group_and_the_full_rate_comes_first():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    groups = param_groups(net, 0.1, False, lambda name: 1.0 if name.startswith("2.") else 0.5)
+    found = [(g["lr_scale"], g["weight_decay"], [tuple(p.shape) for p in g["params"]]) for g in groups]
+    assert found == [(1, 0.1, [(2, 4)]), (1, 0, [(2,)]), (0.5, 0.1, [(4, 3)]), (0.5, 0, [(4,), (4,), (4,)])]
+
+
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "LARS", "torch.optim.RMSprop", "ssl_lightning.optim.LARS"])
 def test_an_optimizer_is_found_by_name(name):
     groups = param_groups(nn.Linear(2, 2), 0.1, decay_norm_and_bias=False)

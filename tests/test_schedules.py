@@ -24,6 +24,13 @@ def test_cosine_passes_through_its_middle_and_ends_at_zero():
     assert lr_factor(99, 100, 0, "cosine") == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
 
 
+def test_inverse_sqrt_is_the_transformer_s():
+    rates = [lr_factor(s, math.inf, 4000, "inverse_sqrt") * (512 * 4000) ** -0.5 for s in range(20_000)]
+    assert rates == pytest.approx([512**-0.5 * min(n**-0.5, n * 4000**-1.5) for n in range(1, 20_001)])
+    assert max(rates) == pytest.approx(7.0e-4, rel=0.01)
+    assert [lr_factor(s, 10, 0, "inverse_sqrt") for s in (0, 3)] == [1, 0.5]
+
+
 def test_linear_step_and_constant():
     assert lr_factor(50, 100, 0, "linear") == pytest.approx(0.5)
     steps = [lr_factor(s, 200, 0, "step", (0.6, 0.8)) for s in (0, 119, 120, 159, 160, 199)]

@@ -92,14 +92,32 @@ class Backbone(nn.Module):
         Returns:
             (B, dim) float.
         """
+        x = self.normalise(x)
+        return self.net(x.contiguous(memory_format=torch.channels_last))  # the layout convolutions are fastest in
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """What `net` takes of images (B, C, H, W) float in [0, 1]."""
         if self.lightness:
             x = lightness(x) / 100
-        x = (x - self.mean) / self.std
-        return self.net(x.contiguous(memory_format=torch.channels_last))  # the layout convolutions are fastest in
+        return (x - self.mean) / self.std
 
     def blocks(self) -> list[str]:
         """Names of the layers that `net` is a sequence of: what an index of a layer counts."""
-        return blocks(self.net, self.layers)
+        return self._blocks
+
+    def block_of(self, parameter: str) -> int:
+        """How many blocks have begun and ended before a parameter of `net`, by its dotted name there, is used.
+
+        0: in the first block, or a token or position that it begins with; the number of blocks: behind the last one.
+        """
+        known, order = self.blocks(), list(self.layers)
+        owner = parameter
+        while owner := owner.rpartition(".")[0]:
+            if owner in order:
+                break
+        if not owner or any(block.startswith(f"{owner}.") for block in known):
+            return 0
+        return sum(order.index(block) < order.index(owner) for block in known)
 
     def listed_blocks(self) -> str:
         """The places and names of the blocks, for an error's words."""
@@ -171,6 +189,10 @@ class Backbone(nn.Module):
         if out.ndim == 3 and self._by_class_token and out.shape[1] > math.isqrt(out.shape[1]) ** 2:
             return out[:, 0].clone()
         return self._as_map(out).mean((2, 3))
+
+    @cached_property
+    def _blocks(self) -> list[str]:
+        return blocks(self.net, self.layers)
 
     @property
     def _by_class_token(self) -> bool:

@@ -4,7 +4,12 @@ from ssl_lightning.methods.contrastive.clip import CLIP
 from ssl_lightning.methods.contrastive.moco import MoCo
 from ssl_lightning.methods.contrastive.moco_v3 import MoCoV3
 from ssl_lightning.methods.contrastive.simclr import SimCLR
+from ssl_lightning.methods.masked.bert import BERT
+from ssl_lightning.methods.masked.mae import MAE
+from ssl_lightning.methods.masked.simmim import SimMIM
 from ssl_lightning.methods.supervised.classifier import Classifier
+from ssl_lightning.methods.supervised.transformer import Transformer
+from ssl_lightning.methods.transfer.fine_tune import FineTune
 from ssl_lightning.methods.transfer.linear_probe import LinearProbe
 from ssl_lightning.methods.transfer.map_probe import MapProbe
 from ssl_lightning.methods.transform_prediction.aet import AET
@@ -14,9 +19,12 @@ from ssl_lightning.methods.transform_prediction.rotnet import RotNet
 
 __all__ = [
     "AET",
+    "BERT",
     "CLIP",
+    "MAE",
     "Classifier",
     "Colorization",
+    "FineTune",
     "Jigsaw",
     "LinearProbe",
     "MapProbe",
@@ -24,4 +32,6 @@ __all__ = [
     "MoCoV3",
     "RotNet",
     "SimCLR",
+    "SimMIM",
+    "Transformer",
 ]

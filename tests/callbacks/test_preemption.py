@@ -46,6 +46,14 @@ def test_sigterm_finishes_the_step_saves_and_exits_with_143(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_after_a_whole_fit_signals_are_as_before(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    fit = Trainer(default_root_dir=tmp_path, max_epochs=1, log_every_n_steps=1, callbacks=[Preemption()], **settings)
+    fit.fit(Breaks(at=99), DataLoader(torch.ones(6, 2)))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
 def test_accumulation_is_finished_first(tmp_path):
     assert preempted(tmp_path, signal.SIGTERM, batch=2, accumulate_grad_batches=2) == (143, 2)
 

@@ -85,7 +85,7 @@ def test_an_image_comes_with_a_caption_of_its_own_another_one_by_epoch(small):
         assert isinstance(batch, ImageTextBatch)
         assert batch.tokens.shape == (2, 40)
         for view, i, ids in zip(batch.views[0], batch.index.tolist(), batch.tokens.tolist(), strict=True):
-            text = data.byte_pairs.tokenizer.decode(ids[1 : ids.index(299)]).strip()
+            text = data.pieces.tokenizer.decode(ids[1 : ids.index(299)]).strip()
             assert int((255 * view).round().unique()) == 20 * i
             assert text in [title.lower() for title in data.titles["train"][f"pictures/{i}.png"]]
             words.setdefault(epoch, set()).add(i)
@@ -147,8 +147,8 @@ def test_digits_have_five_captions_with_their_number():
     assert {len(of_one) for of_one in captions} == {5}
     for label, of_one in zip(images.labels.tolist(), captions, strict=True):
         assert all(data.class_names[label] in text for text in of_one)
-    assert (data.vocab_size, data.end_token) == (512, 511) == (data.byte_pairs.size, data.byte_pairs.end)
-    tokens = data.byte_pairs([text for of_one in captions for text in of_one], data.max_tokens)
+    assert (data.vocab_size, data.end_token) == (512, 511) == (data.pieces.size, data.pieces.end)
+    tokens = data.pieces([text for of_one in captions for text in of_one], data.max_tokens)
     assert (tokens[:, -1] == 0).all()  # none is cut
 
 

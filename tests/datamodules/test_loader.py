@@ -28,7 +28,7 @@ def test_an_epoch_repeats_no_image_and_epochs_and_seeds_differ():
 
 
 def test_too_few_images_for_a_batch_is_an_error_with_a_way_out():
-    with pytest.raises(ValueError, match=r"31 training images .* 16 on each of 2 .* batch_size to at most 15"):
+    with pytest.raises(ValueError, match=r"31 training samples .* 16 on each of 2 .* batch_size to at most 15"):
         EpochBatches(31, 16, seed=0, rank=0, world=2)
 
 

@@ -8,14 +8,18 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
-from datamodules import DigitsText, ImageData, Photos
+from datamodules import DigitsText, Photos, PythonDocs, Reversal
 from datamodules.batch import ImageBatch, ImageTextBatch
-from ssl_lightning.base import ImageModule
+from datamodules.data import Data
+from ssl_lightning.base import ImageModule, SSLModule
 from ssl_lightning.methods import (
     AET,
+    BERT,
     CLIP,
+    MAE,
     Classifier,
     Colorization,
+    FineTune,
     Jigsaw,
     LinearProbe,
     MapProbe,
@@ -23,11 +27,17 @@ from ssl_lightning.methods import (
     MoCoV3,
     RotNet,
     SimCLR,
+    SimMIM,
+    Transformer,
 )
 
 VIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}  # of 16 px it makes a map of 4x4
+ON_VIT: dict[str, Any] = {"backbone": "vit_tiny_patch16_224", "backbone_args": VIT}
+SMALL_BERT = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+SURE = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # processes draw different dropout
 TEXT = {"vocab_size": 300, "end_token": 299, "max_tokens": 24, "embed_dim": 8}  # as the captioned digits have it
-TINY: dict[type[ImageModule], dict[str, Any]] = {
+TINY: dict[type[SSLModule], dict[str, Any]] = {
+    BERT: {"vocab_size": 400, "mask_token": 4, "positions": 32, "network_args": {**SMALL_BERT, **SURE}, "lr": 0.01},
     CLIP: {**TEXT, "text_width": 16, "text_layers": 1, "text_heads": 2, "warmup_epochs": 1},
     SimCLR: {"projection_dim": 8, "temperature": 0.5, "warmup_epochs": 1},
     MoCo: {"projection_dim": 8, "queue_size": 64, "bn_splits": 2, "momentum": 0.9, "lr": 0.3},
@@ -35,44 +45,60 @@ TINY: dict[type[ImageModule], dict[str, Any]] = {
     RotNet: {},
     AET: {},
     Jigsaw: {"grid": 2, "tile_size": 6, "tile_dim": 8, "hidden_dim": 16, "dropout": 0.0, "lr": 0.3},
-    Colorization: {"decoder_dim": 8, "stride": 2, "backbone": "vit_tiny_patch16_224", "backbone_args": VIT},
+    Colorization: {"decoder_dim": 8, "stride": 2, **ON_VIT},
+    MAE: {"decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, "lr": 0.1, "warmup_epochs": 1, **ON_VIT},
+    SimMIM: {"mask_unit": 8, "lr": 0.1, "warmup_epochs": 1, **ON_VIT},
     Classifier: {"num_classes": 10},
+    FineTune: {"num_classes": 10, "lr": 0.1, "warmup_epochs": 1},
     LinearProbe: {"num_classes": 10},
     MapProbe: {"num_classes": 10, "feature_layer": -1, "hidden_dim": 8},
+    Transformer: {"vocab_size": 44, "dim": 8, "hidden_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0},
 }
 EVERY = sorted(TINY, key=lambda cls: cls.__name__)
 
 
-def make(cls: type[ImageModule], **changes: Any) -> Any:
+def make(cls: type[SSLModule], **changes: Any) -> Any:
     torch.manual_seed(0)
-    args = {"backbone": "convnet", "backbone_args": {"width": 4}, "image_size": 16, **TINY[cls], **changes}
-    return cls(**args)
+    images = {"backbone": "convnet", "backbone_args": {"width": 4}, "image_size": 16}
+    return cls(**{**(images if issubclass(cls, ImageModule) else {}), **TINY[cls], **changes})
 
 
-def data(cls: type[ImageModule] = ImageModule, **changes: Any) -> ImageData:
+def data(cls: type[SSLModule] = ImageModule, **changes: Any) -> Data:
     """Data of the kind that a method is for."""
-    of = DigitsText if issubclass(cls, CLIP) else Photos
-    return of(**{"batch_size": 16, "image_size": 16, **({"vocab_size": 300} if of is DigitsText else {}), **changes})
+    if cls is CLIP:
+        return DigitsText(**{"batch_size": 16, "image_size": 16, "vocab_size": 300, **changes})
+    if issubclass(cls, ImageModule):
+        return Photos(**{"batch_size": 16, "image_size": 16, **changes})
+    if cls is Transformer:
+        return Reversal(**{"batch_size": 16, "max_words": 40, **changes})
+    return PythonDocs(**{"batch_size": 16, "max_tokens": 32, "vocab_size": 400, **changes})
 
 
-def training_batch(cls: type[ImageModule], model: Any, device: str) -> Any:
+def training_batch(cls: type[SSLModule], model: Any, device: str) -> Any:
     """16 samples as `training_step` gets them, on a device."""
-    image = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8, device=device)
-    batch = ImageBatch(image, torch.zeros(16, dtype=torch.int64, device=device), torch.arange(16))
-    batch = batch._replace(views=model.default_views()(batch.image, batch.index, 16, 0, 0))
-    if not issubclass(cls, CLIP):
-        return batch
-    return ImageTextBatch(*batch[:3], torch.randint(258, (16, 24), device=device), batch.views)
+    if issubclass(cls, ImageModule):
+        image = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8, device=device)
+        batch = ImageBatch(image, torch.zeros(16, dtype=torch.int64, device=device), torch.arange(16))
+        batch = batch._replace(views=model.default_views()(batch.image, batch.index, 16, 0, 0))
+        if cls is not CLIP:
+            return batch
+        return ImageTextBatch(*batch[:3], torch.randint(258, (16, 24), device=device), batch.views)
+    of = data(cls)
+    of.setup("fit")
+    return of.transfer_batch_to_device(next(iter(of.train_dataloader())), torch.device(device), 0)
 
 
-def example(cls: type[ImageModule]) -> Any:
+def example(cls: type[SSLModule]) -> Any:
     """What `forward` takes, of 3 samples."""
-    return torch.rand(3, 3, 16, 16)
+    words = (4, 44) if cls is Transformer else (5, 400)
+    return torch.rand(3, 3, 16, 16) if issubclass(cls, ImageModule) else torch.randint(*words, (3, 32))
 
 
 def first_layers(model: Any) -> nn.Module:
     """A part of a method's network that gives one tensor."""
-    return model.backbone
+    if isinstance(model, ImageModule):
+        return model.backbone
+    return model.net if isinstance(model, Transformer) else model.bert.embeddings
 
 
 def without_batch_norm(model: nn.Module) -> nn.Module:

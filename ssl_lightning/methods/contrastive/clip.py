@@ -5,7 +5,7 @@ https://arxiv.org/abs/2103.00020
 """
 
 import math
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from datamodules.batch import ImageTextBatch
 from datamodules.byte_pairs import BytePairs
+from datamodules.image_text import ImageTextData
 from datamodules.tokenizer import read
 from datamodules.views import CropFlipViews
 from ssl_lightning.base import ImageModule
@@ -25,14 +26,6 @@ from ssl_lightning.text_transformer import TextTransformer
 
 MAX_SCALE = math.log(100)
 TEXTS = 256  # that are embedded at a time
-
-
-@runtime_checkable
-class HasTokenizer(Protocol):
-    """A datamodule of images with captions, after its setup."""
-
-    max_tokens: int
-    byte_pairs: BytePairs | None
 
 
 def first_row(batch: int) -> int:
@@ -211,8 +204,8 @@ class CLIP(ImageModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, HasTokenizer) and data.byte_pairs is not None:
-            self.take_tokenizer(data.byte_pairs, "the weights")
+        if isinstance(data, ImageTextData) and data.pieces is not None:
+            self.take_tokenizer(data.pieces, "the weights")
 
     def take_tokenizer(self, tokenizer: BytePairs, ours: str) -> None:
         """Keep the tokenizer.
