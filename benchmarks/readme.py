@@ -16,18 +16,25 @@ import learn
 import learn_clip
 import learn_masked
 import learn_reversal
+import learn_text
 import masking
 import recipes
 import shortcut
 import speed
+import text_memory
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("evaluation", "methods", "pretext", "speed")))
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("evaluation", "methods", "pretext", "speed", "text")),
+)
 TABLES = {
     "chunks": (chunks.RESULTS, chunks.table),
     "learn clip": (learn_clip.RESULTS, learn_clip.table),
     "learn": (learn.RESULTS, learn.table),
     "reversal": (learn_reversal.RESULTS, learn_reversal.table),
+    "learn text": (learn_text.RESULTS, learn_text.table),
+    "text memory": (text_memory.RESULTS, text_memory.table),
     "masked": (learn_masked.RESULTS, learn_masked.table),
     "speed": (speed.RESULTS, speed.table),
     "speed details": (speed.RESULTS, speed.details),

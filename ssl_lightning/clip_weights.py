@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from callbacks.results import atomic_folder
+
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 Layout = Literal["transformers", "open_clip"]
@@ -276,9 +278,6 @@ def write_weights(
         FileExistsError: the folder holds something.
         ValueError: the library has no such model.
     """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists: give the name of a new folder")
     kept = {key: tensor for key, tensor in ours.items() if key.startswith(("backbone.", "text.", "image_", "logit_"))}
     state = to_open_clip(kept)
     name = arguments["backbone"].removeprefix("timm/")
@@ -301,7 +300,7 @@ def write_weights(
     mlp = state["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
     text = {key: arguments[f"text_{key}"] for key in ("width", "layers", "heads")}
     mean, std = (ours[f"backbone.{key}"].flatten().tolist() for key in ("mean", "std"))
-    output.mkdir(parents=True, exist_ok=True)
+    texts = {} if tokenizer is None else {"tokenizer.json": tokenizer}
     if layout == "transformers":
         act = "quick_gelu" if arguments["quick_gelu"] else "gelu"
         config: dict[str, Any] = {
@@ -345,8 +344,7 @@ def write_weights(
             "image_mean": mean,
             "image_std": std,
         }
-        (output / "config.json").write_text(json.dumps(config, indent=2))
-        (output / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
+        texts |= {"config.json": json.dumps(config), "preprocessor_config.json": json.dumps(processor)}
         file, state = "model.safetensors", to_transformers(state)
     else:
         model = {
@@ -367,8 +365,9 @@ def write_weights(
             },
         }
         whole = {"model_cfg": model, "preprocess_cfg": {"mean": mean, "std": std}}
-        (output / "open_clip_config.json").write_text(json.dumps(whole, indent=2))
+        texts["open_clip_config.json"] = json.dumps(whole)
         file = "open_clip_model.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, output / file, {"format": "pt"})
-    if tokenizer is not None:
-        (output / "tokenizer.json").write_text(tokenizer)
+    with atomic_folder(Path(output)) as folder:
+        save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / file, {"format": "pt"})
+        for name, content in texts.items():
+            (folder / name).write_text(content)

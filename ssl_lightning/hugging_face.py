@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from callbacks.results import atomic_folder
+
 
 def library() -> ModuleType:
     """The transformers library.
@@ -68,21 +70,19 @@ def write_bert(config: dict[str, Any], state: dict[str, Tensor], tokenizer: str 
     Raises:
         FileExistsError: the folder holds something.
     """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists: give the name of a new folder")
     network = build_bert(config)
     network.load_state_dict(state)
-    if tokenizer is not None:
-        from tokenizers import Tokenizer  # noqa: PLC0415
+    with atomic_folder(Path(output)) as folder:
+        if tokenizer is not None:
+            from tokenizers import Tokenizer  # noqa: PLC0415
 
-        special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-        fast = library().PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(tokenizer),
-            model_max_length=network.config.max_position_embeddings,
-            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-            **special,
-        )
-        network.config.pad_token_id = fast.pad_token_id
-        fast.save_pretrained(output)
-    network.save_pretrained(output)
+            special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+            fast = library().PreTrainedTokenizerFast(
+                tokenizer_object=Tokenizer.from_str(tokenizer),
+                model_max_length=network.config.max_position_embeddings,
+                model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+                **special,
+            )
+            network.config.pad_token_id = fast.pad_token_id
+            fast.save_pretrained(folder)
+        network.save_pretrained(folder)

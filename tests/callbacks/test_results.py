@@ -6,7 +6,7 @@ import pytest
 from callbacks.features import feature_scores
 from callbacks.knn import KNNMonitor
 from callbacks.rank import RankMonitor
-from callbacks.results import ResultsFile, atomic_open, git_commit, table
+from callbacks.results import ResultsFile, atomic_folder, atomic_open, git_commit, table
 from tests.callbacks.tiny import TWO_PROCESSES, TinyData, TinyModel, trainer
 
 
@@ -127,3 +127,18 @@ def test_the_commit_says_whether_the_folder_is_clean(tmp_path, monkeypatch):
     assert len(git_commit()) == 40
     (tmp_path / "file").write_text("2")
     assert git_commit().endswith("+changes")
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "folder"
+    with pytest.raises(TypeError), atomic_folder(path) as folder:
+        (folder / "a").write_text(1)
+    assert list(path.parent.iterdir()) == []
+    path.mkdir()
+    with atomic_folder(path) as folder:
+        (folder / "a").write_text("2")
+        assert list(path.iterdir()) == []
+    assert [p.name for p in path.parent.iterdir()] == ["folder"]
+    with pytest.raises(FileExistsError, match="folder exists: give the name of a new folder"), atomic_folder(path):
+        pass
+    assert (path / "a").read_text() == "2"

@@ -51,7 +51,7 @@ def test_errors_name_the_way_out():
     with pytest.raises(ValueError, match="of the kind WordPiece, which is not BPE"):
         BytePairs(tokenizers.Tokenizer(tokenizers.models.WordPiece({"[UNK]": 0}, unk_token="[UNK]")).to_str())
     plain = tokenizers.Tokenizer(tokenizers.models.BPE())
-    with pytest.raises(ValueError, match=r"has no <\|startoftext\|> and no <\|endoftext\|>"):
+    with pytest.raises(ValueError, match=r"has no <\|startoftext\|>, <\|endoftext\|>"):
         BytePairs(plain.to_str())
     plain.add_special_tokens([START, END])
     assert BytePairs(plain.to_str()).end == 1
