@@ -1,8 +1,18 @@
 """Compiling what a training step runs."""
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+
+@runtime_checkable
+class NamesNetworks(Protocol):
+    """A method that calls inner parts of its networks."""
+
+    def networks(self) -> Iterable[nn.Module]:
+        """What a training step calls."""
 
 
 class Compile(Callback):
@@ -19,5 +29,5 @@ class Compile(Callback):
         self.mode = mode
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for network in pl_module.children():
+        for network in pl_module.networks() if isinstance(pl_module, NamesNetworks) else pl_module.children():
             network.compile(mode=self.mode)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks.pictures import Column
 from datamodules.batch import ImageBatch
@@ -46,7 +46,7 @@ def check_plain(backbone: Backbone, method: str) -> None:
             "take vit_base_patch16_224 or another vit_*_patch*_224, for small images with backbone_args "
             "{patch_size: 4}"
         )
-    if isinstance(net.norm, torch.nn.Identity):
+    if isinstance(net.norm, nn.Identity):
         raise ValueError(f"{method} needs the norm of every token: add fc_norm: false to backbone_args")
     patch = net.patch_embed.patch_size[0]
     if backbone.image_size % patch:
@@ -93,6 +93,10 @@ class MaskedImageModule(PretextModule):
     @property
     def vit(self) -> Any:
         return self.backbone.net
+
+    def networks(self) -> list[nn.Module]:
+        """What a training step calls, and `Compile` compiles: parts of the encoder, which is not called whole."""
+        return [*self.children(), self.vit.patch_embed, self.vit.blocks]
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         x = batch.views[0]

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from callbacks.compile import Compile
-from ssl_lightning.methods import SimCLR
+from ssl_lightning.methods import MAE, SimCLR
 from tests.methods.tiny import data, make, trainer
 
 
@@ -35,3 +35,11 @@ def test_a_compiled_run_is_the_eager_run_under_the_same_names(tmp_path, monkeypa
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-4)
     assert names["compiled"] == names["eager"]
     torch.compiler.reset()
+
+
+def test_the_parts_that_a_method_names_are_compiled(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **kwargs: compiled.append(module))
+    model = make(MAE)
+    trainer(tmp_path, Compile(), max_steps=1).fit(model, data(MAE))
+    assert {model.decoder, model.backbone.net.patch_embed, model.backbone.net.blocks} <= set(compiled)
