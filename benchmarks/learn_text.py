@@ -37,7 +37,7 @@ from ssl_lightning.methods import BERT
 RESULTS = Path(__file__).parent / "results" / "learn_text.json"
 NATS, NEXT, MARGIN = 0.7, 60.0, 3.0
 SEEDS = (0, 1, 2)
-EPOCHS = 10
+EPOCHS, PRECISION = 20, "bf16-mixed"
 TEXT = {"max_tokens": 64, "vocab_size": 4096, "batch_size": 64, "held_out": 0.1}
 # What differs from the paper's numbers, which are for a network 25 times as large and a thousand times the text.
 ARGUMENTS = {
@@ -71,6 +71,7 @@ def run(seed: int, data: Path, folder: Path, steps: int) -> dict[str, Any]:
     trainer = L.Trainer(
         max_epochs=EPOCHS,
         max_steps=steps,
+        precision=PRECISION,
         gradient_clip_val=1.0,
         default_root_dir=folder / f"bert-{seed}",
         accelerator="cpu",
@@ -110,6 +111,8 @@ def run(seed: int, data: Path, folder: Path, steps: int) -> dict[str, Any]:
         "fit_seconds": round(seconds),
         "text": TEXT,
         "arguments": ARGUMENTS,
+        "epochs": EPOCHS,
+        "precision": PRECISION,
         "protocols": [c.protocol for c in trainer.callbacks if isinstance(c, (KNNMonitor, LinearEvaluation))],
         "versions": {
             "ssl_lightning": __version__,
@@ -177,7 +180,7 @@ def main() -> None:
                 continue
             result = run(seed, Path(os.environ["SSL_LIGHTNING_DATA"], "text"), args.runs, args.steps)
             print(
-                json.dumps({k: v for k, v in result.items() if k not in ("text", "arguments", "versions")}), flush=True
+                json.dumps({k: v for k, v in result.items() if k not in ("text", "arguments", "versions", "protocols")}), flush=True
             )
             if args.steps < 0:
                 runs.append(result)
