@@ -179,9 +179,8 @@ def main() -> None:
             if any(r["seed"] == seed for r in runs):
                 continue
             result = run(seed, Path(os.environ["SSL_LIGHTNING_DATA"], "text"), args.runs, args.steps)
-            print(
-                json.dumps({k: v for k, v in result.items() if k not in ("text", "arguments", "versions", "protocols")}), flush=True
-            )
+            shown = ("seed", "entropy", "trained", "untrained", "steps", "fit_seconds")
+            print(json.dumps({key: result[key] for key in shown}), flush=True)
             if args.steps < 0:
                 runs.append(result)
                 RESULTS.parent.mkdir(exist_ok=True)
