@@ -9,8 +9,9 @@ repeated; a run that was cut goes on.
 
 The gate, fixed before any run was made: over the seeds, the mean loss of the masked tokens of held-out reviews is at
 least NATS under the entropy of their tokens, which is what knowing nothing but their frequencies costs; the next
-sentence is told right in at least NEXT of their pairs; and linear-v1 on the labelled sentences is at least MARGIN
-points above the same network untrained, and above it for every seed.
+sentence is told right in at least NEXT of their pairs, and for every seed in more than the more frequent answer alone
+would be right in; and linear-v1 on the labelled sentences is at least MARGIN points above the same network untrained,
+and above it for every seed.
 """
 
 import argparse
@@ -37,15 +38,21 @@ from ssl_lightning.methods import BERT
 RESULTS = Path(__file__).parent / "results" / "learn_text.json"
 NATS, NEXT, MARGIN = 0.7, 60.0, 3.0
 SEEDS = (0, 1, 2)
-EPOCHS, PRECISION = 20, "bf16-mixed"
-TEXT = {"max_tokens": 64, "vocab_size": 4096, "batch_size": 64, "held_out": 0.1}
+EPOCHS = 10
+TEXT = {"max_tokens": 64, "vocab_size": 8192, "batch_size": 32, "held_out": 0.1}
 # What differs from the paper's numbers, which are for a network 25 times as large and a thousand times the text.
 ARGUMENTS = {
     "size": "tiny",
     "positions": 64,
-    "lr": 2e-3,
-    "warmup_epochs": 0.5,
-    "network_args": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "lr": 1.5e-3,
+    "warmup_epochs": 0.3,
+    "optimizer_args": {"betas": [0.9, 0.98], "eps": 1e-6},
+    "network_args": {
+        "num_attention_heads": 4,
+        "initializer_range": 0.05,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    },
 }
 
 
@@ -71,7 +78,6 @@ def run(seed: int, data: Path, folder: Path, steps: int) -> dict[str, Any]:
     trainer = L.Trainer(
         max_epochs=EPOCHS,
         max_steps=steps,
-        precision=PRECISION,
         gradient_clip_val=1.0,
         default_root_dir=folder / f"bert-{seed}",
         accelerator="cpu",
@@ -112,7 +118,6 @@ def run(seed: int, data: Path, folder: Path, steps: int) -> dict[str, Any]:
         "text": TEXT,
         "arguments": ARGUMENTS,
         "epochs": EPOCHS,
-        "precision": PRECISION,
         "protocols": [c.protocol for c in trainer.callbacks if isinstance(c, (KNNMonitor, LinearEvaluation))],
         "versions": {
             "ssl_lightning": __version__,
@@ -125,10 +130,11 @@ def run(seed: int, data: Path, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def measures(run: dict[str, Any]) -> dict[str, float]:
-    """The three numbers of the gate."""
+    """The numbers of the gate."""
     return {
         "nats": run["entropy"] - run["trained"]["mlm_loss"],
         "next": run["trained"]["nsp_accuracy"],
+        "learned": run["trained"]["nsp_accuracy"] - run["most_frequent_next"],
         "gain": run["trained"]["linear"] - run["untrained"]["linear"],
     }
 
@@ -139,7 +145,8 @@ def passes(runs: list[dict[str, Any]]) -> bool:
         return False
     by_name = {name: [measures(run)[name] for run in runs] for name in measures(runs[0])}
     least = {"nats": NATS, "next": NEXT, "gain": MARGIN}
-    return all(mean(by_name[name]) >= limit for name, limit in least.items()) and min(by_name["gain"]) > 0
+    in_every_seed = min(by_name["gain"]) > 0 and min(by_name["learned"]) > 0
+    return in_every_seed and all(mean(by_name[name]) >= limit for name, limit in least.items())
 
 
 def table(runs: list[dict[str, Any]]) -> str:
