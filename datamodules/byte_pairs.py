@@ -54,6 +54,9 @@ def train(captions: Iterable[str], vocab_size: int = VOCAB_SIZE) -> str:
     pieces |= {f"<|unused{i - found}|>": i for i in range(found, vocab_size - 2)}
     tokenizer = lib.Tokenizer.from_str(json.dumps(state))
     tokenizer.add_special_tokens([START, END])
+    tokenizer.post_processor = lib.processors.TemplateProcessing(  # for other libraries: we add them ourselves
+        single=f"{START} $A {END}", special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)]
+    )
     return str(tokenizer.to_str())
 
 

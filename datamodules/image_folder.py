@@ -62,13 +62,13 @@ def _list(root: Path) -> tuple[dict[str, list[str]], list[str]]:
         raise FileNotFoundError(f"there is no folder {root.absolute()}: give --data.root the folder of your images")
     found = [split for split in _SPLITS if (root / split).is_dir()]
     if not found:
-        files = _images_below(root, root)
+        files = images_below(root, root)
         if not files:
             raise FileNotFoundError(f"there is no image in {root.absolute()} or below it")
         return {"train": files}, []
     if "train" not in found:
         raise FileNotFoundError(f"{root.absolute()} has {' and '.join(found)}, but no folder train")
-    splits = {split: _images_below(root / split, root) for split in found}
+    splits = {split: images_below(root / split, root) for split in found}
     for split, files in splits.items():
         if not files:
             raise FileNotFoundError(f"there is no image in {(root / split).absolute()}: add some or remove the folder")
@@ -100,7 +100,8 @@ def _classes(root: Path, split: str, files: list[str]) -> list[str]:
     return classes
 
 
-def _images_below(folder: Path, root: Path) -> list[str]:
+def images_below(folder: Path, root: Path) -> list[str]:
+    """The image files in a folder and below it, hidden ones left out, as paths from root in sorted order."""
     extensions = readable_extensions()
     files = []
     for place, folders, names in os.walk(folder, followlinks=True):

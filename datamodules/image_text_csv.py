@@ -90,15 +90,17 @@ def read_table(path: str | Path, folder: Path) -> dict[str, list[str]]:
 
     Raises:
         FileNotFoundError: there is no such table, or a file that it lists.
-        ValueError: it lacks a column, has no line, an empty caption, or is not text in UTF-8.
+        ValueError: it lacks a column, has no line, an empty caption, a line with more fields than columns, or is not
+            text in UTF-8.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no table {path}")
     titles: dict[str, list[str]] = {}
     csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+    mark, called = ("\t", "tab") if path.suffix == ".tsv" else (",", "comma")
+    with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin with a byte order mark
+        rows = csv.DictReader(file, delimiter=mark)
         try:
             found = rows.fieldnames or []
             if missing := [name for name in COLUMNS if name not in found]:
@@ -107,6 +109,11 @@ def read_table(path: str | Path, folder: Path) -> dict[str, list[str]]:
                     f"{' and '.join(COLUMNS)}, and names {', '.join(found) or 'none'}"
                 )
             for row in rows:
+                if more := row.get(None):  # type: ignore[call-overload]
+                    raise ValueError(
+                        f"{path}, line {rows.line_num}: {len(found) + len(more)} fields, and the first line names "
+                        f"{len(found)}: put a caption with a {called} between double quotes"
+                    )
                 name, title = (row[column] or "" for column in COLUMNS)
                 if not title.strip():
                     raise ValueError(

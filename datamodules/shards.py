@@ -55,7 +55,8 @@ def write_shards(table: str | Path, output: str | Path, images_per_shard: int = 
     Raises:
         FileExistsError: the folder holds shards.
         FileNotFoundError: there is no such table, or an image that it lists.
-        ValueError: the table is not as it should be, or `images_per_shard` is less than 1.
+        ValueError: the table is not as it should be, an image has no extension of one, or `images_per_shard` is less
+            than 1.
         ModuleNotFoundError: the extra `shards` is not installed.
     """
     wds = library()
@@ -65,6 +66,9 @@ def write_shards(table: str | Path, output: str | Path, images_per_shard: int = 
     if any(folder.glob("*.tar")):
         raise FileExistsError(f"{folder} holds shards: give the name of a new folder")
     titles = read_table(table, root)
+    known = readable_extensions()
+    if other := [name for name in titles if Path(name).suffix.lower() not in known]:
+        raise ValueError(f"{other[0]} does not end in .jpg or the like, by which shards know images: rename it")
     names = [list(titles)[i] for i in np.random.default_rng(seed).permutation(len(titles))]
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {}

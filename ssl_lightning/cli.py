@@ -248,7 +248,7 @@ class SSLCLI(LightningCLI):
                 continue
             fixed = size in self.given_sizes or (self.saved is not None and model.init_args[size] is not None)
             if not hasattr(self.datamodule, size):
-                if fixed:  # as where a CLIP is tested on labelled images
+                if fixed or model.init_args[size] is None:  # as where a CLIP is tested on labelled images
                     continue
                 raise UserError(f"{name} needs {size}, and {data} has {self.datamodule.unit}: give it other data")
             fact, set_to = getattr(self.datamodule, size), model.init_args[size]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from callbacks.results import atomic_folder
+from datamodules.byte_pairs import END, START
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
@@ -57,6 +58,9 @@ _NAMES = {
     },
 }
 _TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
+# open_clip's settings that we read, or that change no feature of images and texts
+_VISION_CFG = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout"}
+_TEXT_CFG = {"context_length", "vocab_size", "width", "heads", "layers", "hf_tokenizer_name", "tokenizer_kwargs"}
 
 
 def to_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -167,6 +171,7 @@ def _read_transformers(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]
         raise ValueError(f"{folder} holds a model of the kind {config.get('model_type')}, which is not clip")
     state = from_transformers(_weights(folder, "model.safetensors", "pytorch_model.bin"))
     text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
+    preprocess = _processor(folder)
     # what is missing has the defaults of CLIPTextConfig and CLIPVisionConfig
     end = text.get("eos_token_id", 49407)
     arguments = _arguments(
@@ -180,8 +185,19 @@ def _read_transformers(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]
         },
         end_token=None if end == LEGACY_END else end,
         folder=folder,
+        mean=preprocess.get("image_mean"),
+        std=preprocess.get("image_std"),
     )
     return arguments, to_ours(state)
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """What transformers does to images before a model sees them; its versions name the file differently."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            found: dict[str, Any] = json.loads((folder / name).read_text())
+            return found.get("image_processor") or found
+    return {}
 
 
 def _read_open_clip(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -190,6 +206,9 @@ def _read_open_clip(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     vision, text = config["vision_cfg"], config["text_cfg"]
     if "timm_model_name" in vision or "hf_model_name" in text or not isinstance(vision.get("layers", 12), int):
         raise ValueError(f"{folder} holds a model that is not a vision transformer and a text transformer of CLIP's")
+    for part, known in {"vision_cfg": _VISION_CFG, "text_cfg": _TEXT_CFG}.items():
+        if other := sorted(config[part].keys() - known):
+            raise ValueError(f"{folder} has {part}.{other[0]}, which a CLIP of OpenAI's kind has not")
     state = _weights(folder, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     state = {key.removeprefix("text."): tensor for key, tensor in state.items()}
     arguments = _arguments(
@@ -300,7 +319,11 @@ def write_weights(
     mlp = state["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
     text = {key: arguments[f"text_{key}"] for key in ("width", "layers", "heads")}
     mean, std = (ours[f"backbone.{key}"].flatten().tolist() for key in ("mean", "std"))
-    texts = {} if tokenizer is None else {"tokenizer.json": tokenizer}
+    texts = {}
+    if tokenizer is not None:  # without a class transformers would build OpenAI's around the vocabulary
+        special = {"bos_token": START, "eos_token": END, "pad_token": END}
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": arguments["max_tokens"], **special}
+        texts = {"tokenizer.json": tokenizer, "tokenizer_config.json": json.dumps(kind)}
     if layout == "transformers":
         act = "quick_gelu" if arguments["quick_gelu"] else "gelu"
         config: dict[str, Any] = {
@@ -347,7 +370,7 @@ def write_weights(
         texts |= {"config.json": json.dumps(config), "preprocessor_config.json": json.dumps(processor)}
         file, state = "model.safetensors", to_transformers(state)
     else:
-        model = {
+        model: dict[str, Any] = {
             "embed_dim": arguments["embed_dim"],
             "quick_gelu": arguments["quick_gelu"],
             "vision_cfg": {
@@ -364,6 +387,8 @@ def write_weights(
                 "vocab_size": arguments["vocab_size"],
             },
         }
+        if tokenizer is not None:
+            model["text_cfg"]["hf_tokenizer_name"] = "."  # else OpenAI's; of a local folder any name means the folder
         whole = {"model_cfg": model, "preprocess_cfg": {"mean": mean, "std": std}}
         texts["open_clip_config.json"] = json.dumps(whole)
         file = "open_clip_model.safetensors"

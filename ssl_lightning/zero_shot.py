@@ -13,7 +13,8 @@ from torch import Tensor
 from callbacks.pictures import show
 from callbacks.results import atomic_open
 from callbacks.zero_shot import AlignsText, check_prompts, class_embeddings
-from datamodules.decode import UNREADABLE, read_image, readable_extensions
+from datamodules.decode import UNREADABLE, read_image
+from datamodules.image_folder import images_below
 from ssl_lightning.base import ImageModule
 from ssl_lightning.errors import import_class
 from ssl_lightning.run import saved_method
@@ -35,16 +36,15 @@ def load_aligned(checkpoint: Path) -> Any:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The image files in a folder and below it, in order.
+    """The image files in a folder and below it, in order; hidden ones are left out.
 
     Raises:
         FileNotFoundError: there are none.
     """
-    known = readable_extensions()
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
-    if not files:
+    names = images_below(folder, folder)
+    if not names:
         raise FileNotFoundError(f"there is no image in {folder.absolute()} or below it")
-    return files
+    return [folder / name for name in names]
 
 
 def classify(
@@ -56,9 +56,11 @@ def classify(
         (N, channels, S, S) uint8.
 
     Raises:
-        ValueError: no names, a template without {}, or an image that cannot be read.
+        ValueError: no names, one given twice, a template without {}, or an image that cannot be read.
     """
     check_prompts(class_names, templates)
+    if twice := [name for i, name in enumerate(class_names) if name in class_names[:i]]:
+        raise ValueError(f"the class {twice[0]!r} is given twice: drop one")
     channels, size = model.backbone.in_channels, model.image_size
     pixels = np.empty((len(files), channels, size, size), np.uint8)
     for row, file in zip(pixels, files, strict=True):

@@ -183,10 +183,15 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
         ["queue_size 1000", "64", "set queue_size to 1024"],
     ),
     # captions
-    (None, "fit --model CLIP --data Digits --model.backbone convnet", ["CLIP needs vocab_size", "Digits has"]),
+    (
+        None,
+        "fit --model CLIP --data Digits --model.backbone convnet",
+        ["needs vocab_size and end_token", "ImageTextCSV"],
+    ),
     (lambda: captions(columns="file,title"), f"{CLIP} c.csv", ["c.csv has no column filepath", "names file, title"]),
     (lambda: captions("pictures/7.png,x"), f"{CLIP} c.csv", ["line 2: there is no image pictures/7.png"]),
     (lambda: captions("pictures/0.png,"), f"{CLIP} c.csv", ["line 2: the caption of 'pictures/0.png' is empty"]),
+    (lambda: captions("pictures/0.png,a dog, which runs"), f"{CLIP} c.csv", ["line 2: 3 fields", "double quotes"]),
     (None, f"{CLIP} nothere.csv", ["there is no table nothere.csv"]),
     (None, "shards --table nothere.csv --output s", ["there is no table nothere.csv"]),
     (
@@ -201,6 +206,7 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
         ["the template 'digit' has no {}"],
     ),
     (clip, f"{NAME} --classes ,", ["there are no class names"]),
+    (clip, f"{NAME} --classes cat,dog,cat", ["the class 'cat' is given twice: drop one"]),
     (clip, f"{NAME} --classes cat,dog --templates photo", ["the template 'photo' has no {}"]),
     (clip, f"{NAME} --classes cat --images clip/nothere", ["there is no image in", "clip/nothere"]),
     (clip, "export --run clip --ckpt_path last --output o --layout open_clip", ["open_clip has no CLIP on convnet"]),

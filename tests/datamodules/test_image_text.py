@@ -13,6 +13,7 @@ from PIL import Image
 from datamodules import DigitsText, ImageTextBatch, ImageTextCSV
 from datamodules.byte_pairs import BytePairs, train
 from datamodules.image_text import Captions
+from datamodules.image_text_csv import read_table
 from datamodules.views import CropFlipViews
 
 
@@ -164,6 +165,12 @@ def test_a_given_tokenizer_is_used_and_another_one_refused(small):
         ImageTextCSV(train_csv, tokenizer=str(folder), vocab_size=300, image_size=8)
 
 
+def test_a_table_of_a_spreadsheet_begins_with_a_mark(small):
+    folder, train_csv, _ = small
+    (folder / "marked.csv").write_bytes(b"\xef\xbb\xbf" + Path(train_csv).read_bytes())
+    assert read_table(folder / "marked.csv", folder) == read_table(train_csv, folder)
+
+
 def test_wrong_tables(small, monkeypatch):
     folder, train_csv, _ = small
     name = "pictures/0.png"
@@ -188,6 +195,9 @@ def test_wrong_tables(small, monkeypatch):
         path = table(folder / f"wrong{i}.csv", rows, columns)
         with pytest.raises(kind, match=words):
             ImageTextCSV(path)
+    (folder / "more.tsv").write_text(f"filepath\ttitle\n{name}\tx\ty\n")
+    with pytest.raises(ValueError, match=r"line 2: 3 fields, .* names 2: put a caption with a tab between double"):
+        ImageTextCSV(str(folder / "more.tsv"))
     with pytest.raises(FileNotFoundError, match="there is no table"):
         ImageTextCSV(str(folder / "none.csv"))
     (folder / "latin.csv").write_bytes("filepath,title\npictures/0.png,café\n".encode("latin-1"))

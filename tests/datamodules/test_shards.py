@@ -156,6 +156,9 @@ def test_errors_name_the_way_out(shards):
         write_shards(shards / "train.csv", folder)
     with pytest.raises(ValueError, match="images_per_shard must be at least 1, got 0"):
         write_shards(shards / "train.csv", shards / "more", 0)
+    (shards / "pictures" / "1").write_bytes((shards / "pictures" / "1.png").read_bytes())
+    with pytest.raises(ValueError, match=r"pictures/1 does not end in \.jpg or the like"):
+        write_shards(table(shards / "bare.csv", [("pictures/1", "one")]), shards / "more")
     with pytest.raises(FileNotFoundError, match=r"there is no \.tar in"):
         ImageTextShards(str(shards / "pictures"))
     with pytest.raises(FileNotFoundError, match=r"1 of 5 shards are not there, such as .*00004\.tar"):

@@ -7,8 +7,11 @@ import open_clip
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from callbacks import ZeroShot
+from datamodules import Digits
 from datamodules.byte_pairs import BytePairs, train
 from ssl_lightning.export import export
 from ssl_lightning.methods import CLIP
@@ -240,18 +243,90 @@ def test_a_clip_of_open_clip_loads_and_ours_exports_to_it(quick_gelu, tmp_path, 
     same(open_clip.create_model(f"local-dir:{tmp_path / 'out'}").eval())
 
 
-def test_what_does_not_load_or_export_says_why(tmp_path, tokenizer):
+TOWER = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 2}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """The checkpoint of a CLIP that both libraries have."""
+    model = make(CLIP, backbone="vit_base_patch32_clip_224", backbone_args=TOWER, image_size=32)
+    trainer(tmp_path, max_steps=1, limit_train_batches=1).fit(model, data(CLIP, image_size=32))
+    return tmp_path / "checkpoints" / "last.ckpt"
+
+
+def test_what_is_exported_numbers_words_as_ours(small, tmp_path):
+    words = ["The digit  two", "a photo", "naïve " * 30]
+    ours = CLIP.load_from_checkpoint(small, weights_only=True).tokenizer(words, 24)
+    export(small, tmp_path / "a", layout="transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "a")
+    for row, ids in zip(ours.tolist(), theirs(words, truncation=True).input_ids, strict=True):
+        assert row[: len(ids)] == ids
+        assert not any(row[len(ids) :])
+    export(small, tmp_path / "b", layout="open_clip")
+    padded = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'b'}")(words)
+    ends = (padded == 299).int().argmax(1)
+    assert ends.tolist() == (ours == 299).argmax(1).tolist()
+    for row, expected, end in zip(padded.tolist(), ours.tolist(), ends.tolist(), strict=True):
+        assert row[: end + 1] == expected[: end + 1]
+
+
+@pytest.mark.parametrize("layout", ["transformers", "open_clip"])
+def test_what_is_exported_comes_back(layout, small, tmp_path):
+    """With the mean and standard deviation of its images, which are not OpenAI's."""
+    ours = CLIP.load_from_checkpoint(small, weights_only=True).eval()
+    export(small, tmp_path / "out", layout=layout)
+    again = CLIP(weights=str(tmp_path / "out"), image_size=32).eval()
+    assert (again.text.end_token, again.max_tokens) == (299, 24)
+    x, words = torch.rand(3, 3, 32, 32), ["the digit two", "a photo"]
+    with torch.no_grad():
+        torch.testing.assert_close(again.encode_image(x), ours.encode_image(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(again.text_embeddings(words), ours.text_embeddings(words), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_are_scored_as_they_are_or_not_at_all(small, tmp_path):
+    export(small, tmp_path / "out", layout="transformers")
+    weights, digits = str(tmp_path / "out"), Digits(image_size=32)
+    (scores, *_) = trainer(tmp_path / "a", ZeroShot()).test(CLIP(weights=weights, image_size=32), digits, verbose=False)
+    assert "test/zeroshot_top1" in scores
+    built = CLIP(300, 299, 24, image_size=32, weights=weights, backbone="convnet")  # new weights
+    with pytest.raises(ValueError, match=r"drop backbone=convnet: .* says which it is"):
+        trainer(tmp_path / "b", ZeroShot()).test(built, digits, verbose=False)
+    with pytest.raises(ValueError, match="CLIP learns from images with captions, such as ImageTextCSV: Digits has"):
+        trainer(tmp_path / "c", max_steps=1).fit(CLIP(weights=weights, image_size=32), digits)
+
+
+def test_what_does_not_load_or_export_says_why(small, tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="CLIP needs vocab_size and end_token: give data with captions"):
+        CLIP()
+    export(small, tmp_path / "open", layout="open_clip")
+    config = tmp_path / "open" / "open_clip_config.json"
+    said = json.loads(config.read_text())
+    said["model_cfg"]["text_cfg"]["no_causal_mask"] = True
+    config.write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=r"has text_cfg\.no_causal_mask, which a CLIP of OpenAI's kind has not"):
+        CLIP(weights=str(tmp_path / "open"))
     their_transformers(tmp_path / "theirs", tokenizer)
     weights = str(tmp_path / "theirs")
-    with pytest.raises(ValueError, match="has max_tokens 24, not 77: drop it, or give data of that size"):
-        CLIP(300, 299, image_size=32, weights=weights)
+    file = tmp_path / "theirs" / "model.safetensors"
+    whole = load_file(file)
+    save_file({k: v for k, v in whole.items() if "post_layernorm" not in k}, file)
+    with pytest.raises(ValueError, match=r"lacks backbone\.net\.norm\.bias: it is not a CLIP of"):
+        ours_of(weights)
+    save_file(whole, file)
+    for changes, words in (
+        ({"max_tokens": 77}, r"has max_tokens 24, not 77: give --data\.max_tokens 24"),
+        ({"vocab_size": 400}, r"has vocab_size 300, not 400: give --data\.tokenizer .*theirs"),
+        ({"text_width": 64}, r"has text_width 32, not 64: give --model\.text_width null"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            CLIP(weights=weights, **{"image_size": 32, **changes})
     with pytest.raises(FileNotFoundError, match=r"no config\.json and no open_clip_config\.json"):
         CLIP(300, 299, weights=str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="a model of the kind bert, which is not clip"):
         CLIP(300, 299, weights=str(tmp_path))
-    trainer(tmp_path, max_steps=1).fit(make(CLIP), data(CLIP))
-    last = tmp_path / "checkpoints" / "last.ckpt"
+    trainer(tmp_path / "other", max_steps=1).fit(make(CLIP), data(CLIP))
+    last = tmp_path / "other" / "checkpoints" / "last.ckpt"
     with pytest.raises(ValueError, match="transformers has no CLIP on convnet"):
         export(last, tmp_path / "out", layout="transformers")
     with pytest.raises(ValueError, match="for a CLIP, which has no teacher"):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from datamodules.batch import ImageTextBatch
 from datamodules.byte_pairs import BytePairs
 from datamodules.image_text import ImageTextData
+from datamodules.images import ImageData
 from datamodules.tokenizer import read
 from datamodules.views import CropFlipViews
 from ssl_lightning.base import ImageModule
@@ -26,6 +27,7 @@ from ssl_lightning.text_transformer import TextTransformer
 
 MAX_SCALE = math.log(100)
 TEXTS = 256  # that are embedded at a time
+OF_TOKENIZER, OF_DATA = ("vocab_size", "end_token"), ("max_tokens", "image_size")  # what the data say
 
 
 def first_row(batch: int) -> int:
@@ -72,9 +74,9 @@ class CLIP(ImageModule):
     nothing else. Small data want a smaller batch and network: configs/recipe/clip_flickr8k.yaml.
 
     Args:
-        vocab_size: Pieces of the tokenizer; the command line takes it from the data.
-        end_token: Number of the end token; the command line takes it from the data.
-        max_tokens: Length of a caption; the command line takes it from the data.
+        vocab_size: Pieces of the tokenizer; the command line takes it from the data. None: what ``weights`` say.
+        end_token: Number of the end token, likewise.
+        max_tokens: Length of a caption, likewise; 77 where neither says it.
         embed_dim: Width of the common space. Of this and the next four None is 512, 512, 12, 8 and false, or what
             ``weights`` say.
         text_width: Width of the text Transformer.
@@ -101,15 +103,15 @@ class CLIP(ImageModule):
 
     Raises:
         FileNotFoundError: ``weights`` is no folder of transformers or open_clip.
-        ValueError: a number out of its range, weights of another size, or (when the run starts) data with another
-            tokenizer.
+        ValueError: a number out of its range or missing, weights of another size, or (when the run starts) data with
+            another tokenizer or without captions.
     """
 
     def __init__(
         self,
-        vocab_size: int,
-        end_token: int,
-        max_tokens: int = 77,
+        vocab_size: int | None = None,
+        end_token: int | None = None,
+        max_tokens: int | None = None,
         embed_dim: int | None = None,
         text_width: int | None = None,
         text_layers: int | None = None,
@@ -148,13 +150,16 @@ class CLIP(ImageModule):
             built, state = read_weights(weights)
             for name, theirs in built.items():
                 if given[name] not in (None, theirs):
-                    raise ValueError(
-                        f"{weights} has {name} {theirs}, not {given[name]}: drop it, or give data of that size"
-                    )
+                    way_out = f"--data.{name} {theirs}" if name in OF_DATA else f"--model.{name} null"
+                    if name in OF_TOKENIZER:
+                        way_out = f"--data.tokenizer {weights}"
+                    raise ValueError(f"{weights} has {name} {theirs}, not {given[name]}: give {way_out}")
         else:
             paper = {"backbone": "vit_base_patch32_clip_224", "quick_gelu": False, "text_layers": 12, "text_heads": 8}
-            paper |= {"embed_dim": 512, "text_width": 512}
+            paper |= {"embed_dim": 512, "text_width": 512, "max_tokens": 77}
             built = {**given, **{name: value for name, value in paper.items() if given[name] is None}}
+            if vocab_size is None or end_token is None:
+                raise ValueError("CLIP needs vocab_size and end_token: give data with captions, such as ImageTextCSV")
         super().__init__(
             backbone=built["backbone"],
             image_size=built["image_size"],
@@ -187,14 +192,23 @@ class CLIP(ImageModule):
         self.tokenizer: BytePairs | None = None
         self.has_weights = state is not None or weights is None
         if state is not None:
-            self.load_weights(state)
+            self.load_weights(state, weights or "")
             self.tokenizer = BytePairs(read(weights or ""), weights or "")
 
-    def load_weights(self, state: dict[str, Tensor]) -> None:
-        """Load weights under our names; the image's mean and standard deviation are set already."""
+    def load_weights(self, state: dict[str, Tensor], source: str) -> None:
+        """Load weights under our names; the image's mean and standard deviation are set already.
+
+        Raises:
+            ValueError: they are not those of a CLIP of our kind.
+        """
         state = {**{f"backbone.{name}": getattr(self.backbone, name) for name in ("mean", "std")}, **state}
         if self.loss == "siglip":  # whose scale and bias are others
             state |= {"logit_scale": self.logit_scale.data, "logit_bias": self.logit_bias.data}
+        if other := sorted(state.keys() ^ self.state_dict().keys()):
+            raise ValueError(
+                f"{source} {'has' if other[0] in state else 'lacks'} {other[0]}: it is not a CLIP of a vision "
+                "transformer and a causal text Transformer"
+            )
         self.load_state_dict(state)
         self.bound_scale()
 
@@ -206,6 +220,10 @@ class CLIP(ImageModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ImageTextData) and data.pieces is not None:
             self.take_tokenizer(data.pieces, "the weights")
+        elif stage == "fit" and isinstance(data, ImageData):
+            raise ValueError(
+                f"CLIP learns from images with captions, such as ImageTextCSV: {type(data).__name__} has none"
+            )
 
     def take_tokenizer(self, tokenizer: BytePairs, ours: str) -> None:
         """Keep the tokenizer.
@@ -225,6 +243,8 @@ class CLIP(ImageModule):
     def on_fit_start(self) -> None:
         if not self.has_weights:
             raise ValueError(f"drop backbone={self.hparams['backbone']}: {self.hparams['weights']} says which it is")
+
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
 
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> dict[str, Tensor]:
         image = in_chunks(self.encode_image, batch.views[0], self.chunk_size)
