@@ -8,6 +8,7 @@ import transformers
 from transformers import BertConfig, BertForPreTraining
 
 from callbacks.attention_maps import GivesAttention
+from callbacks.linear import LinearEvaluation
 from datamodules.draws import uniform
 from datamodules.word_pieces import train
 from ssl_lightning.export import export
@@ -72,10 +73,10 @@ def test_the_loss_is_that_of_the_transformers_library(batch, attention):
 
 def test_only_masked_places_teach_words(batch, monkeypatch):
     model, masks = make(BERT), masks_of(batch)
-    outputs, encode = [], model.encode
-    model.encode = lambda *inputs: outputs.append(encode(*inputs)) or outputs[-1]
+    found, outputs = [], model.outputs
+    model.outputs = lambda *inputs: found.append(outputs(*inputs)) or found[-1]
     nats, _ = model.masked(batch, masks)
-    hidden, _ = outputs[0]
+    hidden = found[0].last_hidden_state
     hidden.retain_grad()
     nats.sum().backward()
     picked = torch.zeros(batch.tokens.shape).scatter(1, masks.position, masks.used).bool()
@@ -99,6 +100,26 @@ def test_padding_changes_nothing(batch):
     model.features = "cls"
     torch.testing.assert_close(model(short), model(batch.tokens[:, :20]))
     assert not torch.allclose(model(short), alone)
+
+
+def test_any_layer_gives_features(batch, tmp_path):
+    small = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    model = make(BERT, network_args=small, feature_layer=["embeddings", 0, -1]).eval()
+    found = model(batch)
+    assert list(found) == ["embeddings", "layer.0", "layer.1"]
+    first = slice(0, 1), slice(0, int(batch.mask[0].sum()))
+    words = model.bert.embeddings(batch.tokens[first], batch.segment[first])
+    torch.testing.assert_close(found["embeddings"][:1], words.mean(1))
+    assert not torch.allclose(found["layer.0"], found["layer.1"])
+    model.feature_layer, model.feature_layers = None, []
+    assert torch.equal(model(batch), found["layer.1"])
+    run = trainer(tmp_path, LinearEvaluation())
+    scores = run.test(make(BERT, feature_layer=["embeddings", 0]), data(BERT), verbose=False)
+    assert {"test/linear_top1/embeddings", "test/linear_top1/layer.0"} <= set().union(*scores)
+    with pytest.raises(
+        ValueError, match=r"feature_layer 1 is no layer of .*: take a place from -1 to 0, or emb"
+    ):
+        make(BERT, feature_layer=1)
 
 
 def test_whole_words_reach_the_step(batch):
@@ -185,8 +206,9 @@ def test_an_exported_folder_gives_equal_outputs_in_the_transformers_library(save
     assert [ids[1:-1] for ids in tokenizer(texts).input_ids] == docs.pieces.encode(texts)
     assert (tokenizer.mask_token_id, tokenizer.model_max_length) == (4, 32)
     out = theirs.eval()(**inputs, output_hidden_states=True)
-    hidden, pooled = model.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask.bool())
-    torch.testing.assert_close(hidden, out.hidden_states[-1])
+    ours = model.outputs(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask.bool())
+    hidden, pooled = ours.last_hidden_state, ours.pooler_output
+    torch.testing.assert_close(ours.hidden_states, out.hidden_states)
     torch.testing.assert_close(model.cls(hidden, pooled), (out.prediction_logits, out.seq_relationship_logits))
     with pytest.raises(FileExistsError, match="hf exists: give the name of a new folder"):
         export(checkpoint, tmp_path / "hf")

@@ -32,6 +32,7 @@ SIZES = {
     "base": (12, 768),
     "large": (24, 1024),
 }
+EMBEDDINGS = "embeddings"  # as a layer
 
 
 def size_args(size: str) -> dict[str, int]:
@@ -78,6 +79,8 @@ class BERT(SSLModule):
         positions: The longest sequence, in tokens. None: 512, or that of ``weights``.
         whole_word: Whether all pieces of a word are masked or none.
         features: What ``forward`` gives: ``mean``, the mean over the tokens, or ``cls``, the output at [CLS].
+        feature_layer: The layer whose outputs these are: its place, from 0 or, negative, from the last, or
+            ``embeddings``. Of a list each is evaluated, in one pass. None: the last.
         network_args: Further values of transformers' BertConfig, such as ``{"hidden_dropout_prob": 0.2}``.
         weights: A folder of transformers with a BERT to go on from; ``--data.tokenizer`` must be the same folder.
         optimizer: See SSLModule.
@@ -92,12 +95,12 @@ class BERT(SSLModule):
 
     Raises:
         FileNotFoundError: ``weights`` is no folder of transformers.
-        ValueError: an unknown size, weights of another vocabulary, or (when the run starts) data with longer sequences
-            or another tokenizer.
+        ValueError: an unknown size or layer, weights of another vocabulary, or (when the run starts) data with longer
+            sequences or another tokenizer.
         ModuleNotFoundError: the extra ``text`` is not installed.
     """
 
-    evaluation_settings: ClassVar[tuple[str, ...]] = ("features",)
+    evaluation_settings: ClassVar[tuple[str, ...]] = ("features", "feature_layer")
 
     def __init__(
         self,
@@ -107,6 +110,7 @@ class BERT(SSLModule):
         positions: int | None = None,
         whole_word: bool = False,
         features: Literal["mean", "cls"] = "mean",
+        feature_layer: int | str | list[int | str] | None = None,
         network_args: dict[str, Any] | None = None,
         weights: str | None = None,
         optimizer: str = "AdamW",
@@ -151,6 +155,10 @@ class BERT(SSLModule):
         self.vocab_size, self.mask_token = vocab_size, mask_token
         self.whole_word, self.features = whole_word, features
         self.dim: int = whole.config.hidden_size
+        self.layers = [EMBEDDINGS, *(f"layer.{i}" for i in range(whole.config.num_hidden_layers))]
+        self.feature_layer = feature_layer
+        asked = feature_layer if isinstance(feature_layer, list) else [feature_layer]
+        self.feature_layers = [self.layer_name(layer) for layer in asked if layer is not None]
         metrics = {"pretext_mlm_loss": MeanMetric, "pretext_perplexity": Perplexity, "pretext_nsp_accuracy": MeanMetric}
         for stage in ("val", "test"):
             for name, metric in metrics.items():
@@ -190,21 +198,41 @@ class BERT(SSLModule):
         if not self.has_weights:
             raise ValueError(f"drop network_args: {self.hparams['weights']} says how its network is built")
 
-    def encode(self, tokens: Tensor, segment: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs for tokens (B, T, D), and for the whole (B, D), of which the next sentence is told."""
+    def outputs(self, tokens: Tensor, segment: Tensor, mask: Tensor) -> Any:
+        """What transformers' BertModel gives, the outputs of every layer too."""
         attend = mask[:, None, None, :]  # of two dimensions it would be read, which waits for the device
         if self.bert.config._attn_implementation == "eager":  # adds it
             attend = torch.where(attend, 0.0, torch.finfo(torch.float32).min)
-        out = self.bert(tokens, attention_mask=attend, token_type_ids=segment)
-        return out.last_hidden_state, out.pooler_output
+        return self.bert(tokens, attention_mask=attend, token_type_ids=segment, output_hidden_states=True)
 
-    def forward(self, x: TextBatch | Tensor) -> Tensor:
-        """A batch, or tokens (B, T) without padding -> features (B, D)."""
+    def layer_name(self, layer: int | str) -> str:
+        """
+        Raises:
+            ValueError: there is no such layer.
+        """
+        blocks = self.layers[1:]
+        if isinstance(layer, int) and -len(blocks) <= layer < len(blocks):
+            return blocks[layer]
+        if layer not in self.layers:
+            raise ValueError(
+                f"feature_layer {layer!r} is no layer of this BERT: take a place from {-len(blocks)} to "
+                f"{len(blocks) - 1}, or {', '.join(self.layers)}"
+            )
+        return str(layer)
+
+    def forward(self, x: TextBatch | Tensor) -> Tensor | dict[str, Tensor]:
+        """A batch, or tokens (B, T) without padding -> features (B, D), by layer where ``feature_layer`` is a list."""
         if isinstance(x, Tensor):
             tokens, segment, mask = x, torch.zeros_like(x), torch.ones_like(x, dtype=torch.bool)
         else:
             tokens, segment, mask = x.tokens, x.segment, x.mask
-        hidden, _ = self.encode(tokens, segment, mask)
+        out = self.outputs(tokens, segment, mask)
+        found = dict(zip(self.layers, out.hidden_states, strict=True))
+        features = {name: self.pool(found[name], mask) for name in self.feature_layers or self.layers[-1:]}
+        return features if isinstance(self.feature_layer, list) else next(iter(features.values()))
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Outputs (B, T, D) of a layer -> (B, D)."""
         if self.features == "cls":
             return hidden[:, 0]
         return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -216,9 +244,9 @@ class BERT(SSLModule):
             whether B follows A (0) or is random (1).
         """
         tokens = masks.replaced(batch.tokens, self.mask_token, self.vocab_size)
-        hidden, pooled = self.encode(tokens, batch.segment, batch.mask)
-        chosen = hidden.gather(1, masks.position[..., None].expand(-1, -1, self.dim))  # (B, P, D)
-        logits, random_next = self.cls(chosen, pooled)  # (B, P, V), (B, 2)
+        out = self.outputs(tokens, batch.segment, batch.mask)
+        chosen = out.last_hidden_state.gather(1, masks.position[..., None].expand(-1, -1, self.dim))  # (B, P, D)
+        logits, random_next = self.cls(chosen, out.pooler_output)  # (B, P, V), (B, 2)
         target = batch.tokens.gather(1, masks.position)
         nats = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none")
         return nats.view_as(target) * masks.used, random_next.float()
@@ -233,7 +261,7 @@ class BERT(SSLModule):
         accuracy = (random_next.argmax(1) == batch.random_next).float().mean()
         return {"loss": mlm + nsp, "mlm_loss": mlm, "nsp_loss": nsp, "nsp_accuracy": accuracy}
 
-    def measure(self, batch: TextBatch, stage: str) -> Tensor | None:
+    def measure(self, batch: TextBatch, stage: str) -> Tensor | dict[str, Tensor] | None:
         """Features of sentences; of held-out pairs the scores, with the same masks at every epoch."""
         if batch.random_next is None:
             return self(batch)
@@ -250,13 +278,15 @@ class BERT(SSLModule):
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, add_dataloader_idx=False)
         return None
 
-    def validation_step(self, batch: TextBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | None:
+    def validation_step(
+        self, batch: TextBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor | dict[str, Tensor] | None:
         return self.measure(batch, "val")
 
-    def test_step(self, batch: TextBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | None:
+    def test_step(self, batch: TextBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor] | None:
         return self.measure(batch, "test")
 
-    def predict_step(self, batch: TextBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def predict_step(self, batch: TextBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
         return self(batch)
 
     @property
