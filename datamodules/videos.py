@@ -1,8 +1,9 @@
 """Video data: windows of a few frames to learn from, whole annotated sequences to track in."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,8 +35,12 @@ class Crops(NamedTuple):
     boxes: Boxes = "random"
 
 
-class _ProposesCrops(Protocol):
-    def default_crops(self) -> Crops: ...
+@runtime_checkable
+class ProposesCrops(Protocol):
+    """A method that learns from videos."""
+
+    def default_crops(self) -> Crops:
+        """What it learns from where the data are told nothing else."""
 
 
 class Videos(NamedTuple):
@@ -161,7 +166,7 @@ def richest(frame: Tensor) -> tuple[float, float, float, float]:
 class WindowBatches(EpochBatches):
     """The training batches of one process: the epoch's number, then the samples."""
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[list[int]]:
         for rows in super().__iter__():
             yield [self.epoch, *rows]
 
@@ -232,13 +237,23 @@ class VideoData(Data):
         """The parts of the data set, called once per process after `prepare_data`."""
 
     def setup(self, stage: str) -> None:
+        """
+        Raises:
+            ValueError: the method does not learn from videos, or a video is not as VideoFolder says.
+        """
+        model = None if self.trainer is None else self.trainer.lightning_module
+        if model is not None and not isinstance(model, ProposesCrops):
+            raise ValueError(
+                f"{type(self).__name__} has videos, which {type(model).__name__} does not learn from: take UDT or DCF, "
+                "or other data"
+            )
         if self._videos is None:
             train, val, test = self.videos()
             more = [video for name in self.unlabelled for video in find_videos(Path(name), annotated=False, keep=True)]
             self._videos = Videos([*train, *more], val, test)
         super().setup(stage)
-        if stage == "fit" and self.trainer is not None:
-            proposed = cast(_ProposesCrops, self.trainer.lightning_module).default_crops()
+        if stage == "fit" and model is not None:
+            proposed = model.default_crops()
             self._crops = proposed._replace(boxes=self.boxes or proposed.boxes)
         if not (self._ready().test if stage == "test" else self._ready().val):
             self._switch_off_evaluation(stage)

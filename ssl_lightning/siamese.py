@@ -9,7 +9,7 @@ from torch import Tensor
 from callbacks.tracking import FramePairs, OnePassEvaluation
 from datamodules.batch import SequenceBatch
 from datamodules.video import Video
-from datamodules.videos import Boxes, Crops
+from datamodules.videos import Boxes, Crops, VideoData
 from ssl_lightning.base import ImageModule
 from ssl_lightning.correlation_filter import fit, gaussian, respond
 from ssl_lightning.last_map import last_map
@@ -94,6 +94,19 @@ class SiameseModule(ImageModule):
         self.label_sigma = sigma * (height * width) ** 0.5 / (1 + padding)
         self.tracker_args = {"padding": padding, "reg": reg, "sigma": sigma, **(tracker or {})}
         self.tracker()  # whose errors are told now
+
+    def setup(self, stage: str) -> None:
+        """
+        Raises:
+            ValueError: the data are no videos.
+        """
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and not isinstance(data, VideoData):
+            raise ValueError(
+                f"{type(self).__name__} learns from videos, and {type(data).__name__} has {data.unit}: take MovingDigits "
+                "or VideoFolder"
+            )
 
     def default_crops(self) -> Crops:
         """What the data cut from videos for this method."""

@@ -31,6 +31,13 @@ def test_inverse_sqrt_is_the_transformer_s():
     assert [lr_factor(s, 10, 0, "inverse_sqrt") for s in (0, 3)] == [1, 0.5]
 
 
+def test_exponential_falls_by_equal_ratios():
+    rates = [lr_factor(s, 50, 0, "exponential", step_factor=1e-3) for s in range(51)]
+    assert rates[0] == 1
+    assert rates[50] == pytest.approx(1e-3)
+    assert [b / a for a, b in zip(rates, rates[1:], strict=False)] == pytest.approx([10 ** (-3 / 50)] * 50)
+
+
 def test_linear_step_and_constant():
     assert lr_factor(50, 100, 0, "linear") == pytest.approx(0.5)
     steps = [lr_factor(s, 200, 0, "step", (0.6, 0.8)) for s in (0, 119, 120, 159, 160, 199)]

@@ -4,7 +4,31 @@ Wang, Gao, Xing, Zhang, Hu, DCFNet: Discriminant Correlation Filters Network for
 https://arxiv.org/abs/1704.04057
 """
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LocalResponseNorm(nn.Module):
+    """x / (1 + 2e-5 sum of squares of the 5 channels around it) ** 0.75, as ``nn.LocalResponseNorm(5, 1e-4, 0.75, 1)``,
+    which takes as long as both convolutions: its sum is a pooling over a copy in five dimensions, here a 1x1
+    convolution.
+
+    Args:
+        channels: Of the maps.
+    """
+
+    band: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        places = torch.arange(channels)
+        band = (places[:, None] - places).abs() <= 2
+        self.register_buffer("band", band.float()[:, :, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        r = (1 + 2e-5 * F.conv2d(x.square(), self.band.to(x.dtype))).rsqrt()
+        return x * r * r.sqrt()
 
 
 class DCFNet(nn.Module):
@@ -26,7 +50,7 @@ class DCFNet(nn.Module):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # MatConvNet's, as the authors
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
-        self.layers = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1))
+        self.layers = nn.Sequential(convs[0], nn.ReLU(), convs[1], LocalResponseNorm(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x).mean((2, 3))  # (B, width)
