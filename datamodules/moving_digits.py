@@ -212,7 +212,12 @@ class MovingDigits(VideoData):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_size=image_size, **kwargs)
-        self.train_videos, self.val_videos, self.test_videos, self.length = train_videos, val_videos, test_videos, length
+        self.train_videos, self.val_videos, self.test_videos, self.length = (
+            train_videos,
+            val_videos,
+            test_videos,
+            length,
+        )
         self._at_least(train_videos=1, val_videos=0, test_videos=0, length=2)
 
     def videos(self) -> Videos:

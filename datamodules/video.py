@@ -45,12 +45,14 @@ class FrameFolder(Video):
         keep: Whether frames stay in memory once they are read.
 
     Raises:
-        FileNotFoundError: there is no image in it.
-        ValueError: there is one frame only, as many boxes as frames there are not, or a box without area or outside of
-            the frame.
+        FileNotFoundError: there is no such folder, or no image in it.
+        ValueError: there is one frame only, annotation that does not match the frames, or a box without area or outside
+            of the frame.
     """
 
     def __init__(self, folder: Path, annotated: bool = True, keep: bool = False) -> None:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {folder.absolute()}")
         self.folder, self.keep = folder, keep
         self.files = frame_files(folder)
         name = folder.resolve().name

@@ -264,9 +264,7 @@ class VideoData(Data):
         return self._videos
 
     def train_dataloader(self) -> TrainLoader:
-        dataset = Windows(
-            self._ready().train, self._crops, self.image_size, self.max_gap, self.box_sizes, self.seed
-        )
+        dataset = Windows(self._ready().train, self._crops, self.image_size, self.max_gap, self.box_sizes, self.seed)
         return self._training(dataset, WindowBatches(len(dataset), self.batch_size, self.seed))
 
     def _sequences(self, role: str, videos: list[Video]) -> Loader:

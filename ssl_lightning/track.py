@@ -53,7 +53,9 @@ def draw(video: Video, boxes: Tensor) -> Any:
     for axes, place in zip(grid, places, strict=False):
         axes.imshow(video.frame(place).permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
         axes.set_title(f"frame {place + 1}", fontsize=9)
-        drawn = [(boxes[place], "red")] if video.boxes is None else [(video.boxes[place], "lime"), (boxes[place], "red")]
+        drawn = (
+            [(boxes[place], "red")] if video.boxes is None else [(video.boxes[place], "lime"), (boxes[place], "red")]
+        )
         for box, colour in drawn:
             x, y, w, h = box.tolist()
             axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=1.8))

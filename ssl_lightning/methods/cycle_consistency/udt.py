@@ -89,6 +89,8 @@ class UDT(SiameseModule):
                 motion = sum((a - b).square().sum((1, 2)) for a, b in zip(answers, answers[1:], strict=False))
                 assert isinstance(motion, Tensor)
                 errors.append(error.sum((1, 2)))
-                weights = cost_sensitive(errors[-1], motion if self.weigh_motion else torch.ones_like(motion), self.drop)
+                weights = cost_sensitive(
+                    errors[-1], motion if self.weigh_motion else torch.ones_like(motion), self.drop
+                )
                 losses.append((weights * (label.exp() * error).sum((1, 2))).mean())
         return {"loss": torch.stack(losses).sum(), "cycle_error": torch.stack(errors).mean()}
