@@ -11,9 +11,9 @@ has seen, and David and bag, whose frames UDT has, are reported and not gated. R
 repeated; a run that was cut goes on. Recipes were chosen on validation videos: `--part val` scores those, and saves
 nothing.
 
-The gate, fixed before any run on the test videos: the mean success AUC of UDT over the seeds is at least 0.05 above that
-of the untrained network and that of pixels, every seed gains on its own initialisation, and so does its share of frame
-pairs at k = 10.
+The gate, fixed before any run on the test videos: the mean success AUC of UDT over the seeds is at least 0.05 above
+that of the untrained network and that of pixels, every seed gains on its own initialisation, and so does its share of
+frame pairs at k = 10.
 """
 
 import argparse

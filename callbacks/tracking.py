@@ -1,4 +1,4 @@
-"""How well a method tracks: one-pass evaluation of annotated videos, and how well single pairs of frames are matched."""
+"""How well a method tracks: one-pass evaluation of annotated videos, and the matching of single pairs of frames."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Protocol, runtime_checkable

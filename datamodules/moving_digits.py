@@ -121,8 +121,8 @@ class DigitVideo(Video):
         return self._lit(frames, rng)
 
     def _lit(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
-        """Under light whose strength and colour change, that comes from a side which turns, and with a soft-edged shadow
-        that sweeps across; with the noise of a sensor. (T, 3, HEIGHT, WIDTH) uint8."""
+        """Under light whose strength and colour change, that comes from a side which turns, and with a soft shadow that
+        sweeps across; with the noise of a sensor. (T, 3, HEIGHT, WIDTH) uint8."""
         times = torch.arange(self.length)
         waved = torch.from_numpy(waves(rng, 4, self.length, 10, 40)).float()
         gain = (0.35 * waved[:1] + 0.1 * waved[1:]).exp().T[:, :, None, None]  # (T, 3, 1, 1)

@@ -4,7 +4,7 @@ Henriques, Caseiro, Martins, Batista, High-Speed Tracking with Kernelized Correl
 https://arxiv.org/abs/1404.7584; as a layer: Wang, Gao, Xing, Zhang, Hu, DCFNet, 2017,
 https://arxiv.org/abs/1704.04057, equations 2 to 5.
 
-Everything is computed in float32 (in float64 where it is given), also under autocast: there is no transform in bfloat16.
+Everything is computed in float32 (in float64 where it is given), under autocast too: there is no transform in bfloat16.
 """
 
 from typing import NamedTuple

@@ -104,8 +104,8 @@ class SiameseModule(ImageModule):
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and not isinstance(data, VideoData):
             raise ValueError(
-                f"{type(self).__name__} learns from videos, and {type(data).__name__} has {data.unit}: take MovingDigits "
-                "or VideoFolder"
+                f"{type(self).__name__} learns from videos, and {type(data).__name__} has {data.unit}: take "
+                "MovingDigits or VideoFolder"
             )
 
     def default_crops(self) -> Crops:

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -35,7 +36,7 @@ def test_exponential_falls_by_equal_ratios():
     rates = [lr_factor(s, 50, 0, "exponential", step_factor=1e-3) for s in range(51)]
     assert rates[0] == 1
     assert rates[50] == pytest.approx(1e-3)
-    assert [b / a for a, b in zip(rates, rates[1:], strict=False)] == pytest.approx([10 ** (-3 / 50)] * 50)
+    assert [b / a for a, b in itertools.pairwise(rates)] == pytest.approx([10 ** (-3 / 50)] * 50)
 
 
 def test_linear_step_and_constant():

@@ -143,7 +143,7 @@ def test_a_frame_that_cannot_be_read_or_has_another_size_is_named(tmp_path):
 
 
 def test_no_such_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no folder .*nothere"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nothere"):
         VideoFolder(str(tmp_path / "nothere"))
 
 
@@ -183,8 +183,10 @@ def test_the_box_holds_the_target():
     changed = (others._draw() - video._draw()).abs().amax(1) > 40  # the ink, not its dark edge
     for seen, (x, y, w, h) in zip(changed, video.boxes.tolist(), strict=True):
         rows, columns = torch.nonzero(seen, as_tuple=True)
-        assert y - 2 <= rows.min() and rows.max() <= y + h + 2
-        assert x - 2 <= columns.min() and columns.max() <= x + w + 2
+        assert y - 2 <= rows.min()
+        assert rows.max() <= y + h + 2
+        assert x - 2 <= columns.min()
+        assert columns.max() <= x + w + 2
         assert columns.max() - columns.min() > 0.4 * w
     assert not torch.equal(with_target, others._draw())
 
@@ -245,7 +247,10 @@ def test_random_boxes_lie_in_the_frame():
     frame = data._ready().train[0].frame(0)
     for draws in torch.rand(50, 3).tolist():
         x, y, w, h = windowed.box(data._ready().train[0], 0, frame, draws)
-        assert 0 <= x and x + w <= 128 and 0 <= y and y + h <= 96
+        assert x >= 0
+        assert x + w <= 128
+        assert y >= 0
+        assert y + h <= 96
         assert 9.6 <= w == h <= 48
 
 

@@ -124,7 +124,7 @@ def test_arguments_out_of_range_are_refused():
     for wrong in ({"frames": 1}, {"drop": 1.0}, {"padding": 0.0}, {"reg": 0.0}, {"margin": 8}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             make(UDT, **wrong)
-    with pytest.raises(ValueError, match="tracker: .*'scale'"):
+    with pytest.raises(ValueError, match=r"tracker: .*'scale'"):
         make(UDT, tracker={"scale": 3})
 
 

@@ -5,6 +5,7 @@ And, of several trajectories: Wang, Zhou, Song, Ma, Liu, Li, Unsupervised Deep R
 Tracking, 2020. https://arxiv.org/abs/2007.11984
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class UDT(SiameseModule):
             if number in self.ends:
                 back = self.answer(maps[number], maps[0], wanted)
                 error = (back - label).square()
-                motion = sum((a - b).square().sum((1, 2)) for a, b in zip(answers, answers[1:], strict=False))
+                motion = sum((a - b).square().sum((1, 2)) for a, b in itertools.pairwise(answers))
                 assert isinstance(motion, Tensor)
                 errors.append(error.sum((1, 2)))
                 weights = cost_sensitive(
