@@ -123,7 +123,7 @@ def track(tracker: Tracker, video: Video, box: Tensor) -> tuple[Tensor, float]:
         ValueError: the box has no area or lies outside of the frame.
     """
     frame = video.frame(0)
-    check_boxes([box], *frame.shape[1:], f"sequence {video.name}")
+    check_boxes([box], frame.shape[1], frame.shape[2], f"sequence {video.name}")
     boxes, seconds = [box.double()], 0.0
     for i in range(len(video)):
         frame = video.frame(i)
