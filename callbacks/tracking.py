@@ -36,7 +36,8 @@ def overlaps(boxes: Tensor, truth: Tensor) -> Tensor:
     low = torch.maximum(boxes[:, :2], truth[:, :2])
     high = torch.minimum(boxes[:, :2] + boxes[:, 2:], truth[:, :2] + truth[:, 2:])
     common = (high - low).clamp(min=0).prod(1)
-    return common / (boxes[:, 2:].prod(1) + truth[:, 2:].prod(1) - common)
+    union = boxes[:, 2:].prod(1) + truth[:, 2:].prod(1) - common
+    return (common / union).clamp(max=1)  # rounding must not take equal boxes above the last threshold
 
 
 def distances(boxes: Tensor, truth: Tensor) -> Tensor:

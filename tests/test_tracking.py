@@ -29,7 +29,8 @@ class Sliding(Video):
     def frame(self, i):
         frame = torch.linspace(60, 180, 140).expand(3, 110, 140).clone()
         x, y, w, h = self.boxes[i].round().long().tolist()
-        frame[:, y : y + h, x : x + w] = F.interpolate(self.texture, (h, w), mode="bilinear")[0]
+        part = frame[:, max(y, 0) : y + h, max(x, 0) : x + w]
+        part.copy_(F.interpolate(self.texture, (h, w), mode="bilinear")[0, :, : part.shape[1], : part.shape[2]])
         return frame.to(torch.uint8)
 
 

@@ -181,7 +181,7 @@ def test_the_yardstick_s_label_is_where_the_target_is():
 
 def test_wrong_pairings_are_told(tmp_path):
     with pytest.raises(ValueError, match="UDT learns from videos, and Photos has images: take MovingDigits"):
-        trainer(tmp_path).fit(make(UDT), Photos(image_size=16))
+        trainer(tmp_path, max_steps=1).fit(make(UDT), Photos(image_size=16))
 
 
 RUN = (
@@ -205,8 +205,9 @@ def test_a_run_is_tested_and_tracks(tmp_path, monkeypatch, capsys):
     folder = Path("walk")
     folder.mkdir()
     for i in range(3):
-        noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(np.roll(noise, 2 * i, 1)).save(folder / f"{i}.png")
+        blocks = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        texture = np.array(Image.fromarray(blocks).resize((60, 40), Image.Resampling.BILINEAR))
+        Image.fromarray(np.roll(texture, 2 * i, 1)).save(folder / f"{i}.png")
     capsys.readouterr()
     main("track --run udt --ckpt_path last --video walk --box 21,11,16,16".split())
     out = capsys.readouterr().out
