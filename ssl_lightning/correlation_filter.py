@@ -76,12 +76,6 @@ def gaussian(height: int, width: int, sigma: float, shift: Tensor) -> Tensor:
     return sides[0][:, :, None] * sides[1][:, None, :]
 
 
-def fade(height: int, width: int, device: torch.device) -> Tensor:
-    """(H, W) float32: 1 in the middle, 0 at the border (Hann), where cyclic shifts join what does not belong together."""
-    down, across = (torch.hann_window(side, periodic=False, device=device) for side in (height, width))
-    return down[:, None] * across
-
-
 def peak(response: Tensor) -> Tensor:
     """(B, H, W) -> (B, 2) int64: rows and columns by which the largest answer lies off the origin, negative ones up
     and to the left."""

@@ -11,7 +11,7 @@ from datamodules.batch import SequenceBatch
 from datamodules.video import Video
 from datamodules.videos import Boxes, Crops, VideoData
 from ssl_lightning.base import ImageModule
-from ssl_lightning.correlation_filter import fade, fit, gaussian, respond
+from ssl_lightning.correlation_filter import fit, gaussian, respond
 from ssl_lightning.last_map import last_map
 from ssl_lightning.schedules import LRRule, Schedule
 from ssl_lightning.tracking import Tracker, displacements, track
@@ -30,8 +30,6 @@ class SiameseModule(ImageModule):
         sigma: Standard deviation of a label, as a share of the target's size.
         margin: Cells left out at each side of the map in training; 2 of ``dcfnet``, whose outer cells depend on the
             convolutions' padding.
-        fade: Whether maps are faded out towards their border in training as they are when tracking; the authors' are
-            not. A short run gains by it.
         tracker: Other numbers of the tracker than its own, such as ``{"scale_step": 1.015}``, see
             ssl_lightning.tracking.Tracker.
         backbone: The network; its last map is used.
@@ -60,7 +58,6 @@ class SiameseModule(ImageModule):
         reg: float = 1e-4,
         sigma: float = 0.1,
         margin: int = 2,
-        fade: bool = False,
         tracker: dict[str, Any] | None = None,
         backbone: str = "dcfnet",
         image_size: int = 125,
@@ -92,7 +89,7 @@ class SiameseModule(ImageModule):
         _, height, width = self.backbone.map_shape(self.map_layer)
         if not 0 <= margin < min(height, width) / 2:
             raise ValueError(f"margin must lie in [0, {min(height, width) / 2:g}) for a map of {height} x {width}")
-        self.padding, self.reg, self.margin, self.fade = padding, reg, margin, fade
+        self.padding, self.reg, self.margin = padding, reg, margin
         self.cells = (height, width)
         self.label_sigma = sigma * (height * width) ** 0.5 / (1 + padding)
         self.tracker_args = {"padding": padding, "reg": reg, "sigma": sigma, **(tracker or {})}
@@ -120,10 +117,9 @@ class SiameseModule(ImageModule):
         return self.backbone.layer_map(x, self.map_layer)
 
     def inner_maps(self, x: Tensor) -> Tensor:
-        """The same as training takes them: without the margin, and faded out if so asked."""
+        """The same without the margin, as in training; not faded out, as when tracking: so the authors do."""
         height, width = self.cells
-        inner = self.maps(x)[:, :, self.margin : height - self.margin, self.margin : width - self.margin]
-        return inner * fade(inner.shape[2], inner.shape[3], inner.device) if self.fade else inner
+        return self.maps(x)[:, :, self.margin : height - self.margin, self.margin : width - self.margin]
 
     def label(self, shift: Tensor) -> Tensor:
         """Gaussians around shifts (B, 2) in cells -> (B, H, W), of maps without the margin."""

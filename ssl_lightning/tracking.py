@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.boxes import check_boxes, windows
 from datamodules.video import Video
-from ssl_lightning.correlation_filter import Filter, fade, fit, gaussian, peak, respond
+from ssl_lightning.correlation_filter import Filter, fit, gaussian, peak, respond
 
 Maps = Callable[[Tensor], Tensor]
 
@@ -70,7 +70,8 @@ class Tracker:
         """(n, C, H, W): the maps of windows at the last place, of n times the last size, faded out at their border."""
         sides = factors[:, None] * self.sides * (1 + self.padding)
         maps = self.maps(windows(frame.to(self.device), self.centre, sides, self.size) / 255).float()
-        return maps * fade(maps.shape[2], maps.shape[3], self.device)
+        fade = [torch.hann_window(side, periodic=False, device=self.device) for side in maps.shape[2:]]
+        return maps * (fade[0][:, None] * fade[1])
 
     def fitted(self, frame: Tensor) -> Filter:
         maps = self.features(frame, torch.ones(1))

@@ -184,8 +184,10 @@ def test_the_box_holds_the_target():
     for seen, (x, y, w, h), side in zip(changed, video.boxes.tolist(), video.sides[-1], strict=True):
         rows, columns = torch.nonzero(seen, as_tuple=True)
         near = side / 16 + 1.5  # ink fades out over half a cell
-        assert y - near <= rows.min() and rows.max() <= y + h + near
-        assert x - near <= columns.min() and columns.max() <= x + w + near
+        assert y - near <= rows.min()
+        assert rows.max() <= y + h + near
+        assert x - near <= columns.min()
+        assert columns.max() <= x + w + near
         assert columns.max() - columns.min() > 0.4 * w
     assert not torch.equal(with_target, others._draw())
 

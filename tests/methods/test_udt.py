@@ -90,7 +90,7 @@ def batch_of(frames):
 
 @pytest.mark.parametrize(
     "form",
-    [{"frames": 2}, {"frames": 3, "fade": True}, {"frames": 4, "multi_trajectory": True}],
+    [{"frames": 2}, {"frames": 3}, {"frames": 4, "multi_trajectory": True}],
     ids=["basic", "udt", "ludt"],
 )
 def test_the_loss_is_the_paper_s(form):
@@ -153,14 +153,6 @@ def test_without_the_margin_the_map_is_that_of_convolutions_without_padding():
     h = F.relu(F.conv2d(model.backbone.normalise(x), first.weight, first.bias))
     torch.testing.assert_close(model.inner_maps(x), norm(F.conv2d(h, second.weight, second.bias)))
     assert model.inner_maps(x).shape == (2, 4, 12, 12)
-
-
-def test_faded_maps_are_those_of_tracking_in_the_middle_and_nothing_at_the_border():
-    x = torch.rand(2, 3, 16, 16)
-    plain, faded = make(UDT, margin=0).inner_maps(x), make(UDT, margin=0, fade=True).inner_maps(x)
-    assert (faded[:, :, [0, -1]] == 0).all()
-    assert (faded[:, :, :, [0, -1]] == 0).all()
-    torch.testing.assert_close(faded[:, :, 7:9, 7:9], plain[:, :, 7:9, 7:9], rtol=0.03, atol=0)
 
 
 def test_any_backbone_with_a_map_tracks(tmp_path):
