@@ -17,6 +17,7 @@ import learn_clip
 import learn_masked
 import learn_reversal
 import learn_text
+import learn_tracking
 import masking
 import recipes
 import shortcut
@@ -26,7 +27,7 @@ import text_memory
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("evaluation", "methods", "pretext", "speed", "text")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("evaluation", "methods", "pretext", "speed", "text", "tracking")),
 )
 TABLES = {
     "chunks": (chunks.RESULTS, chunks.table),
@@ -34,6 +35,8 @@ TABLES = {
     "learn": (learn.RESULTS, learn.table),
     "reversal": (learn_reversal.RESULTS, learn_reversal.table),
     "learn text": (learn_text.RESULTS, learn_text.table),
+    "tracking": (learn_tracking.RESULTS, learn_tracking.table),
+    "tracking real": (learn_tracking.RESULTS, learn_tracking.real),
     "text memory": (text_memory.RESULTS, text_memory.table),
     "masked": (learn_masked.RESULTS, learn_masked.table),
     "speed": (speed.RESULTS, speed.table),

@@ -16,6 +16,7 @@ from callbacks.preemption import Preemption
 from callbacks.rank import RankMonitor
 from callbacks.results import ResultsFile
 from callbacks.retrieval import Retrieval
+from callbacks.tracking import FramePairs, OnePassEvaluation
 from callbacks.zero_shot import ZeroShot
 
 __all__ = [
@@ -27,9 +28,11 @@ __all__ = [
     "FeatureScore",
     "Features",
     "FiniteLoss",
+    "FramePairs",
     "KNNMonitor",
     "LinearEvaluation",
     "MomentumUpdate",
+    "OnePassEvaluation",
     "PredictionsFile",
     "Preemption",
     "PretextPictures",

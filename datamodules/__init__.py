@@ -1,6 +1,6 @@
 """Data sets, their views, and the batches they yield."""
 
-from datamodules.batch import ImageBatch, ImageTextBatch, PairBatch, TextBatch
+from datamodules.batch import ImageBatch, ImageTextBatch, PairBatch, SequenceBatch, TextBatch, VideoBatch
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.digits_text import DigitsText
@@ -9,6 +9,7 @@ from datamodules.image_text import ImageTextData
 from datamodules.image_text_csv import ImageTextCSV
 from datamodules.image_text_shards import ImageTextShards
 from datamodules.images import ImageData
+from datamodules.moving_digits import MovingDigits
 from datamodules.pairs_file import PairsFile
 from datamodules.photos import Photos
 from datamodules.python_docs import PythonDocs
@@ -16,6 +17,8 @@ from datamodules.reversal import Reversal
 from datamodules.stl10 import STL10
 from datamodules.text import TextData
 from datamodules.text_file import TextFile
+from datamodules.video_folder import VideoFolder
+from datamodules.videos import Crops, VideoData
 from datamodules.views import BYOLViews, CropFlipViews, MoCoV1Views, MoCoV2Views, SimCLRViews, Views
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "STL10",
     "BYOLViews",
     "CropFlipViews",
+    "Crops",
     "Digits",
     "DigitsText",
     "ImageBatch",
@@ -35,14 +39,19 @@ __all__ = [
     "ImageTextShards",
     "MoCoV1Views",
     "MoCoV2Views",
+    "MovingDigits",
     "PairBatch",
     "PairsFile",
     "Photos",
     "PythonDocs",
     "Reversal",
+    "SequenceBatch",
     "SimCLRViews",
     "TextBatch",
     "TextData",
     "TextFile",
+    "VideoBatch",
+    "VideoData",
+    "VideoFolder",
     "Views",
 ]

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from datamodules.video import Video
+
 
 class ImageBatch(NamedTuple):
     """A batch of B images.
@@ -80,3 +82,31 @@ class TextBatch(NamedTuple):
     label: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     random_next: Tensor | None = None
+
+
+class VideoBatch(NamedTuple):
+    """A training batch of B windows, each of F frames of a video: the same place in all of them.
+
+    Args:
+        frames: (B, F, C, S, S) uint8 as read; float32 in [0, 1] once the datamodule has them on the device. The first
+            is the template, the target in its middle.
+        box: (B, F, 4) float32: x, y, width and height of the annotated box in pixels of the window, zeros where there
+            is none.
+        index: (B,) int64 places in the data set, kept on the CPU: the random draws come from them.
+    """
+
+    frames: Tensor
+    box: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+
+
+class SequenceBatch(NamedTuple):
+    """Annotated videos for an evaluation, read frame by frame.
+
+    Args:
+        videos: As many as this process has in this batch: one, or none.
+        index: Their places in the data set.
+    """
+
+    videos: list[Video]
+    index: list[int]  # type: ignore[assignment]  # hides tuple.index, which nobody needs

@@ -29,14 +29,17 @@ from callbacks.predictions import PredictionsFile
 from callbacks.preemption import Preemption
 from callbacks.rank import RankMonitor
 from callbacks.results import ResultsFile, atomic_open, table
+from callbacks.tracking import NEAR, precision_curve, success_curve
 from callbacks.zero_shot import TEMPLATES
+from datamodules.boxes import box_of
 from datamodules.corpus import lines
 from datamodules.data import Data
 from datamodules.shards import write_shards
 from datamodules.text_file import found_files
 from datamodules.tokenizer import Tokenized
+from datamodules.video import FrameFolder
 from datamodules.word_pieces import VOCAB_SIZE, train
-from ssl_lightning import __version__, errors, methods, zero_shot
+from ssl_lightning import __version__, errors, methods, track, zero_shot
 from ssl_lightning.base import OPTIMIZATION, SSLModule
 from ssl_lightning.errors import ParseError, UserError
 from ssl_lightning.export import LAYOUTS, export
@@ -419,6 +422,28 @@ def run_zeroshot(words: list[str]) -> None:
     say(f"written     {args.output}/zeroshot.csv\npictures    {args.output}/zeroshot.png")
 
 
+def run_track(words: list[str]) -> None:
+    parser = errors.Words("ssl-lightning track", allow_abbrev=False)
+    parser.add_argument("--ckpt_path", required=True, help="A checkpoint of UDT or DCF, or 'last' with --run.")
+    parser.add_argument("--run", help="Folder of the run.")
+    parser.add_argument("--video", required=True, help="Folder of frames, or with frames in img/.")
+    parser.add_argument("--box", help="x,y,w,h in the first frame, whose first column is 1; by default the annotated.")
+    parser.add_argument("--output", default="track", help="Folder for boxes.txt and track.png (%(default)s).")
+    args = parser.parse_args(words)
+    video = FrameFolder(Path(args.video))
+    if args.box is None and video.boxes is None:
+        raise UserError(f"sequence {video.name} is not annotated: give --box x,y,w,h of the target in its first frame")
+    box = video.boxes[0] if args.box is None and video.boxes is not None else box_of(args.box)
+    model = track.load_tracking(find_checkpoint(args.run, args.ckpt_path) or Path())
+    boxes, seconds = model.track(video, box)
+    track.write(Path(args.output), video, boxes)
+    say(f"{len(video)} frames, {len(video) / seconds:.1f} a second without reading them")
+    if video.boxes is not None:
+        auc, near = success_curve(boxes, video.boxes).mean(), precision_curve(boxes, video.boxes)[NEAR]
+        say(f"success AUC {auc:.3f}, precision {near:.3f} at {NEAR} px")
+    say(f"written     {args.output}/boxes.txt\npictures    {args.output}/track.png")
+
+
 def run_tokenizer(words: list[str]) -> None:
     parser = errors.Words("ssl-lightning tokenizer", allow_abbrev=False)
     parser.add_argument("--files", required=True, nargs="+", help="Text files or patterns, one sentence a line.")
@@ -449,6 +474,8 @@ def run(args: list[str]) -> None:
             run_shards(args[1:])
         elif args[0] == "zeroshot":
             run_zeroshot(args[1:])
+        elif args[0] == "track":
+            run_track(args[1:])
         elif args[0] == "tokenizer":
             run_tokenizer(args[1:])
         else:

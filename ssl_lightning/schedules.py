@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-Schedule = Literal["cosine", "step", "linear", "constant", "inverse_sqrt"]
+Schedule = Literal["cosine", "step", "linear", "constant", "inverse_sqrt", "exponential"]
 ENDLESS = ("constant", "inverse_sqrt")  # which need not know when the run ends
 LRRule = Literal["linear", "sqrt", "none"]
 
@@ -32,9 +32,10 @@ def lr_factor(
         total: Optimizer steps of the whole run.
         warmup: Steps in which the factor rises in a line from 1 / warmup to 1.
         schedule: ``cosine`` and ``linear`` fall to 0 at ``total``; ``step`` multiplies at each milestone;
-            ``inverse_sqrt`` falls as sqrt(warmup / (step + 1)): Vaswani et al. 2017, equation 3.
+            ``inverse_sqrt`` falls as sqrt(warmup / (step + 1)): Vaswani et al. 2017, equation 3; ``exponential`` falls
+            by equal ratios to ``step_factor`` at ``total``.
         milestones: Fractions of the run in (0, 1), for ``step``.
-        step_factor: What ``step`` multiplies by.
+        step_factor: What ``step`` multiplies by; where ``exponential`` ends.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -45,6 +46,8 @@ def lr_factor(
         return 1 - progress
     if schedule == "step":
         return step_factor ** sum(step >= m * total for m in milestones)
+    if schedule == "exponential":
+        return step_factor**progress
     if schedule == "inverse_sqrt":
         return math.sqrt(max(1, warmup) / (step + 1))
     return 1.0

@@ -85,6 +85,28 @@ def clip() -> None:
     main(words.split())
 
 
+def video(spoil: Callable[[], object] = lambda: None, boxes: str = "2,2,4,4\n" * 4, size: int = 16) -> None:
+    """An annotated sequence of 4 frames in videos/walk."""
+    Path("videos/walk/img").mkdir(parents=True)
+    for i in range(4):
+        Image.fromarray(np.full((size, size, 3), 40 * i, dtype=np.uint8)).save(f"videos/walk/img/{i + 1}.png")
+    Path("videos/walk/groundtruth_rect.txt").write_text(boxes)
+    spoil()
+
+
+def udt() -> None:
+    """A run of UDT, and a sequence."""
+    video()
+    words = "fit --model UDT --data MovingDigits --data.train_videos 1 --data.length 9 --data.image_size 16"
+    main(f"{words} --data.batch_size 8 --run udt --trainer.max_steps 1 --trainer.limit_val_batches 0".split())
+
+
+def another_size() -> None:
+    Image.new("RGB", (8, 8)).save("videos/walk/img/3.png")
+
+
+VIDEO = "fit --model UDT --data.image_size 16 --data.batch_size 2 --data.num_workers 0 --data VideoFolder --data.root"
+TRACK = "track --run udt --ckpt_path last --video videos/walk --box"
 CLIP = "fit --model CLIP --model.backbone convnet --data ImageTextCSV --data.image_size 8 --data.train"
 NAME = "zeroshot --images pictures --ckpt_path clip/checkpoints/last.ckpt"
 CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
@@ -211,6 +233,44 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     (clip, f"{NAME} --classes cat --images clip/nothere", ["there is no image in", "clip/nothere"]),
     (clip, "export --run clip --ckpt_path last --output o --layout open_clip", ["open_clip has no CLIP on convnet"]),
     (other_method, "zeroshot --images moco --ckpt_path moco/checkpoints/last.ckpt --classes a", ["no image in"]),
+    # video
+    (None, f"{VIDEO} nothere", ["there is no folder", "nothere"]),
+    (lambda: video(boxes="2,2,4,4\n" * 3), f"{VIDEO} videos", ["sequence walk: 3 lines", "4 frames", "frame 4"]),
+    (lambda: video(boxes="2,2,4,4\n2,2,4\n"), f"{VIDEO} videos", ["sequence walk, line 2", "'2,2,4' is no box"]),
+    (
+        lambda: video(boxes="2,2,4,4\n" * 3 + "20,2,4,4\n"),
+        f"{VIDEO} videos",
+        ["sequence walk, frame 4: the box 20,2,4,4 lies outside of the frame of 16 x 16"],
+    ),
+    (lambda: video(boxes="2,2,0,4\n" * 4), f"{VIDEO} videos", ["sequence walk, frame 1", "has no area"]),
+    (lambda: pictures("videos/walk") or Path("videos/walk/1.png").unlink(), f"{VIDEO} videos", ["walk has one frame"]),
+    (
+        lambda: video(another_size),
+        f"{VIDEO} videos",
+        ["sequence walk, frame 3", "8 x 8 pixels, but frame 1 has 16 x 16"],
+    ),
+    (
+        lambda: video(lambda: Path("videos/walk/img/2.png").write_bytes(b"no picture")),
+        f"{VIDEO} videos",
+        ["sequence walk, frame 2: cannot read", "videos/walk/img/2.png"],
+    ),
+    (
+        lambda: video(lambda: Path("videos/walk/groundtruth_rect.txt").unlink()),
+        f"{VIDEO.replace('UDT', 'DCF')} videos",
+        ["sequence walk is not annotated"],
+    ),
+    (None, "fit --model SimCLR --data MovingDigits", ["MovingDigits has videos, which SimCLR does not learn from"]),
+    (None, "fit --model UDT --data Digits", ["UDT learns from videos, and Digits has images"]),
+    (None, 'fit --model UDT --data MovingDigits --model.tracker {"scales":2}', ["scales must be an odd number, got 2"]),
+    (udt, f"{TRACK} 2,2,0,4", ["sequence walk, frame 1", "2,2,0,4 has no area"]),
+    (udt, f"{TRACK} 40,2,4,4", ["sequence walk, frame 1", "lies outside of the frame of 16 x 16"]),
+    (udt, f"{TRACK} 2,2,4", ["'2,2,4' is no box"]),
+    (other_method, f"{TRACK.replace('udt', 'moco').replace('videos/walk', 'nothere')} 1,1,2,2", ["nothere"]),
+    (
+        lambda: (other_method(), video()),
+        f"{TRACK.replace('udt', 'moco')} 1,1,2,2",
+        ["is of MoCo, which does not track: give a checkpoint of UDT or DCF"],
+    ),
     # runs and checkpoints
     (other_method, f"{FIT} --run moco", ["moco holds a run", "--ckpt_path last", "another --run"]),
     (other_method, f"{FIT} --run moco --ckpt_path last", ["is of MoCo", "--model is SimCLR"]),

@@ -26,20 +26,28 @@ def untrained(path: Path) -> list[str]:
 KINDS = {
     "pairs": ("transformer", "reversal", "pairs_file"),
     "text": ("bert", "python_docs", "text_file"),
+    "video": ("udt", "dcf", "moving_digits", "video_folder"),
     "captions": ("clip", "digits_text", "image_text_csv", "image_text_shards"),
 }
 PARTNERS = {
     "pictures": (["simclr", "--model.backbone", "convnet"], "digits", ("image_size", "in_channels")),
     "pairs": (["transformer"], "reversal", ("vocab_size",)),
     "text": (["bert", "--model.size", "tiny"], "python_docs", ("vocab_size", "mask_token")),
+    "video": (["udt"], "moving_digits", ("image_size", "in_channels")),
     "captions": (
         ["clip", "--model.backbone", "convnet"],
         "digits_text",
         ("image_size", "vocab_size", "end_token", "max_tokens"),
     ),
 }
-CLASSES = {"simclr": "SimCLR", "bert": "BERT", "transformer": "Transformer", "clip": "CLIP"}
-CLASSES |= {"digits": "Digits", "reversal": "Reversal", "python_docs": "PythonDocs", "digits_text": "DigitsText"}
+CLASSES = {"simclr": "SimCLR", "bert": "BERT", "transformer": "Transformer", "clip": "CLIP", "udt": "UDT"}
+CLASSES |= {
+    "digits": "Digits",
+    "reversal": "Reversal",
+    "python_docs": "PythonDocs",
+    "digits_text": "DigitsText",
+    "moving_digits": "MovingDigits",
+}
 
 
 def kind(path: Path) -> str:
@@ -75,6 +83,8 @@ def folder(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "pictures" / "0.png")
     for name in ("captions", "other", "train", "test"):
         (tmp_path / f"{name}.csv").write_text("filepath,title\npictures/0.png,a black square\n")
+    for name in ("videos", "other"):
+        (tmp_path / name).mkdir()
     (tmp_path / "flickr8k").symlink_to(tmp_path)
     for name in ("shards", "more"):
         write_shards("captions.csv", tmp_path / name)
@@ -135,12 +145,12 @@ def test_file_repeats_no_default(path):
     bare += {
         "pairs_file": ["--data.path", "other.tsv"],
         "text_file": ["--data.files", "other.txt"],
+        "video_folder": ["--data.root", "other"],
         "image_text_csv": ["--data.train", "other.csv"],
         "image_text_shards": ["--data.shards", "more"],
     }.get(path.stem, [])
     if key == "data" and "root" in given[key].get("init_args", {}) and path.stem == "image_folder":
         bare += ["--data.root", "other"]
-        (Path("other")).mkdir()
         Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save("other/0.png")
     config, default = build(*words).config["fit"], build(*bare, *other).config["fit"]
     for name, value in given[key].get("init_args", {}).items():

@@ -12,8 +12,8 @@ FILES = sorted(
 
 
 def layer(name: str) -> int:
-    last = {"base": 3, "labelled": 3, "masked": 3, "pretext": 3, "methods": 4}
-    last |= {"cli": 5, "errors": 5, "run": 5, "zero_shot": 5, "__main__": 6}
+    last = {"base": 3, "labelled": 3, "siamese": 3, "masked": 3, "pretext": 3, "methods": 4}
+    last |= {"cli": 5, "errors": 5, "run": 5, "zero_shot": 5, "track": 5, "__main__": 6}
     top, _, rest = name.partition(".")
     return {"datamodules": 0, "callbacks": 1}.get(top, last.get(rest.split(".")[0], 2))
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -29,6 +30,13 @@ def test_inverse_sqrt_is_the_transformer_s():
     assert rates == pytest.approx([512**-0.5 * min(n**-0.5, n * 4000**-1.5) for n in range(1, 20_001)])
     assert max(rates) == pytest.approx(7.0e-4, rel=0.01)
     assert [lr_factor(s, 10, 0, "inverse_sqrt") for s in (0, 3)] == [1, 0.5]
+
+
+def test_exponential_falls_by_equal_ratios():
+    rates = [lr_factor(s, 50, 0, "exponential", step_factor=1e-3) for s in range(51)]
+    assert rates[0] == 1
+    assert rates[50] == pytest.approx(1e-3)
+    assert [b / a for a, b in itertools.pairwise(rates)] == pytest.approx([10 ** (-3 / 50)] * 50)
 
 
 def test_linear_step_and_constant():

@@ -13,11 +13,13 @@ from ssl_lightning.backbones import cifar_resnet, surgery
 from ssl_lightning.backbones.backbone import Backbone
 from ssl_lightning.backbones.cfn import CFN
 from ssl_lightning.backbones.convnet import ConvNet
+from ssl_lightning.backbones.dcfnet import DCFNet
 from ssl_lightning.backbones.nin import nin3, nin4, nin5
 
 OWN: dict[str, Callable[..., nn.Module]] = {
     "cfn": CFN,
     "convnet": ConvNet,
+    "dcfnet": DCFNet,
     "nin3": nin3,
     "nin4": nin4,
     "nin5": nin5,

@@ -4,7 +4,7 @@ Any other model of torchvision and timm works by its own name too; `list_backbon
 all of them.
 """
 
-OWN = ("cfn", "convnet", "nin3", "nin4", "nin5", "resnet20", "resnet32", "resnet56")
+OWN = ("cfn", "convnet", "dcfnet", "nin3", "nin4", "nin5", "resnet20", "resnet32", "resnet56")
 
 TORCHVISION = (
     "alexnet",

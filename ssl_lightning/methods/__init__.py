@@ -4,6 +4,8 @@ from ssl_lightning.methods.contrastive.clip import CLIP
 from ssl_lightning.methods.contrastive.moco import MoCo
 from ssl_lightning.methods.contrastive.moco_v3 import MoCoV3
 from ssl_lightning.methods.contrastive.simclr import SimCLR
+from ssl_lightning.methods.cycle_consistency.dcf import DCF
+from ssl_lightning.methods.cycle_consistency.udt import UDT
 from ssl_lightning.methods.masked.bert import BERT
 from ssl_lightning.methods.masked.mae import MAE
 from ssl_lightning.methods.masked.simmim import SimMIM
@@ -21,7 +23,9 @@ __all__ = [
     "AET",
     "BERT",
     "CLIP",
+    "DCF",
     "MAE",
+    "UDT",
     "Classifier",
     "Colorization",
     "FineTune",

@@ -8,15 +8,17 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
-from datamodules import DigitsText, Photos, PythonDocs, Reversal
-from datamodules.batch import ImageBatch, ImageTextBatch
+from datamodules import DigitsText, MovingDigits, Photos, PythonDocs, Reversal
+from datamodules.batch import ImageBatch, ImageTextBatch, VideoBatch
 from datamodules.data import Data
 from ssl_lightning.base import ImageModule, SSLModule
 from ssl_lightning.methods import (
     AET,
     BERT,
     CLIP,
+    DCF,
     MAE,
+    UDT,
     Classifier,
     Colorization,
     FineTune,
@@ -30,15 +32,19 @@ from ssl_lightning.methods import (
     SimMIM,
     Transformer,
 )
+from ssl_lightning.siamese import SiameseModule
 
 VIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}  # of 16 px it makes a map of 4x4
 ON_VIT: dict[str, Any] = {"backbone": "vit_tiny_patch16_224", "backbone_args": VIT}
+ON_DCFNET: dict[str, Any] = {"backbone": "dcfnet", "backbone_args": {"width": 4}}
 SMALL_BERT = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 SURE = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # processes draw different dropout
 TEXT = {"vocab_size": 300, "end_token": 299, "max_tokens": 24, "embed_dim": 8}  # as the captioned digits have it
 TINY: dict[type[SSLModule], dict[str, Any]] = {
     BERT: {"vocab_size": 400, "mask_token": 4, "positions": 32, "network_args": {**SMALL_BERT, **SURE}, "lr": 0.01},
     CLIP: {**TEXT, "text_width": 16, "text_layers": 1, "text_heads": 2, "warmup_epochs": 1},
+    DCF: ON_DCFNET,
+    UDT: {"frames": 4, "multi_trajectory": True, "drop": 0.2, **ON_DCFNET},
     SimCLR: {"projection_dim": 8, "temperature": 0.5, "warmup_epochs": 1},
     MoCo: {"projection_dim": 8, "queue_size": 64, "bn_splits": 2, "momentum": 0.9, "lr": 0.3},
     MoCoV3: {"projection_dim": 8, "hidden_dim": 16, "momentum": 0.9, "warmup_epochs": 1},
@@ -67,6 +73,9 @@ def data(cls: type[SSLModule] = ImageModule, **changes: Any) -> Data:
     """Data of the kind that a method is for."""
     if cls is CLIP:
         return DigitsText(**{"batch_size": 16, "image_size": 16, "vocab_size": 300, **changes})
+    if issubclass(cls, SiameseModule):
+        videos = {"train_videos": 16, "val_videos": 1, "test_videos": 1, "length": 12}
+        return MovingDigits(**{"batch_size": 16, "image_size": 16, **videos, **changes})
     if issubclass(cls, ImageModule):
         return Photos(**{"batch_size": 16, "image_size": 16, **changes})
     if cls is Transformer:
@@ -76,6 +85,9 @@ def data(cls: type[SSLModule] = ImageModule, **changes: Any) -> Data:
 
 def training_batch(cls: type[SSLModule], model: Any, device: str) -> Any:
     """16 samples as `training_step` gets them, on a device."""
+    if issubclass(cls, SiameseModule):
+        frames = torch.rand(16, model.frames, 3, 16, 16, device=device)
+        return VideoBatch(frames, torch.full((16, model.frames, 4), 5.0, device=device), torch.arange(16))
     if issubclass(cls, ImageModule):
         image = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8, device=device)
         batch = ImageBatch(image, torch.zeros(16, dtype=torch.int64, device=device), torch.arange(16))

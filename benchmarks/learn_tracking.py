@@ -1,0 +1,216 @@
+"""Does UDT learn to track? From unlabelled video, in minutes on a CPU.
+
+    SSL_LIGHTNING_DATA=DIR python benchmarks/learn_tracking.py     run what results/learn_tracking.json lacks
+    python benchmarks/learn_tracking.py --table                    the tables of docs/tracking.md
+
+DIR/tracking/{David,bag,Crossing} are sequences in OTB's layout. UDT learns from the training videos of MovingDigits and
+the frames of David and bag, without boxes; DCF, the yardstick, from the same digits with theirs. They are scored by
+`ope-v1` and `pairs-v1` on the 30 test videos, which share no digit and no part of a photograph with the others, beside
+the same network untrained and the pixels themselves (the same tracker on normalised pixels). Crossing, which no network
+has seen, and David and bag, whose frames UDT has, are reported and not gated. Runs that are in the file already are not
+repeated; a run that was cut goes on. Recipes were chosen on validation videos: `--part val` scores those, and saves
+nothing.
+
+The gate, fixed before any run on the test videos: the mean success AUC of UDT over the seeds is at least 0.05 above
+that of the untrained network and that of pixels, every seed gains on its own initialisation, and so does its share of
+frame pairs at k = 10.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import yaml
+from torch import Tensor
+
+from callbacks import ExactResume, FiniteLoss, FramePairs, OnePassEvaluation, RunCheckpoint
+from datamodules import MovingDigits, VideoFolder
+from ssl_lightning import __version__
+from ssl_lightning.methods import DCF, UDT
+from ssl_lightning.siamese import SiameseModule
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "learn_tracking.json"
+SEEDS = (0, 1, 2)
+MARGIN = 0.05  # of success AUC
+METHODS: dict[str, type[SiameseModule]] = {"UDT": UDT, "DCF": DCF}
+SEQUENCES = {"Crossing": "unseen", "David": "seen, unlabelled", "bag": "seen, unlabelled"}
+RECIPE = yaml.safe_load((HERE.parent / "configs" / "recipe" / "udt_moving_digits.yaml").read_text())
+
+
+class Pixels(UDT):
+    """The pixels as features."""
+
+    def maps(self, x: Tensor) -> Tensor:
+        return self.backbone.normalise(x)
+
+
+def digits(method: str, seed: int, root: Path) -> MovingDigits:
+    further = [str(root / name) for name in RECIPE["data"]["init_args"]["unlabelled"]]
+    given = {**RECIPE["data"]["init_args"], "unlabelled": further if method == "UDT" else []}
+    return MovingDigits(**given, seed=seed)
+
+
+def trainer(folder: Path, epochs: int, accelerator: str) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=epochs,
+        default_root_dir=folder,
+        accelerator=accelerator,
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        callbacks=[ExactResume(), RunCheckpoint(), FiniteLoss()],
+    )
+
+
+def scores(model: SiameseModule, root: Path, folder: Path, accelerator: str, part: str) -> dict[str, Any]:
+    """Of the held-out digits, and of each real sequence."""
+    found = {}
+    for name in ("digits", *SEQUENCES):
+        data: Any = VideoFolder(str(root / "tracking" / name), image_size=model.image_size)
+        if name == "digits":
+            data = MovingDigits(train_videos=1)
+        run = L.Trainer(
+            default_root_dir=folder / name, accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False
+        )
+        evaluate = run.validate if part == "val" and name == "digits" else run.test
+        (metrics,) = evaluate(model, data, verbose=False)
+        found[name] = {key.split("/")[1]: round(value, 4) for key, value in metrics.items()}
+    return found
+
+
+def model_of(method: str, seed: int) -> SiameseModule:
+    L.seed_everything(seed, verbose=False)
+    arguments = {"image_size": 64, **RECIPE["model"].get("init_args", {})}
+    return METHODS.get(method, Pixels)(**arguments)
+
+
+def run(method: str, seed: int, root: Path, folder: Path, epochs: int | None, accelerator: str, part: str) -> Any:
+    """Scores of a method trained and untrained; of pixels."""
+    folder = folder / f"{method}-{seed}"
+    result: dict[str, Any] = {"method": method, "seed": seed}
+    model = model_of(method, seed)
+    if method == "UDT":  # DCF begins with the same weights
+        result["untrained"] = scores(model, root, folder / "untrained", accelerator, part)
+    if method in METHODS:
+        fit = trainer(folder, epochs or RECIPE["trainer"]["max_epochs"], accelerator)
+        last = folder / "checkpoints" / "last.ckpt"
+        start = time.perf_counter()
+        data = digits(method, seed, root)
+        fit.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
+        result |= {"fit_seconds": round(time.perf_counter() - start), "steps": fit.global_step}
+    return result | {
+        "scores": scores(model, root, folder, accelerator, part),
+        "protocols": {**OnePassEvaluation().protocols, **FramePairs().protocols},
+        "recipe": RECIPE,
+        "versions": {
+            "ssl_lightning": __version__,
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+            "python": platform.python_version(),
+        },
+        "device": accelerator,
+        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",
+    }
+
+
+def values(runs: list[dict[str, Any]], data: str, key: str) -> dict[str, list[float]]:
+    """A score by who has it, a number for each seed."""
+    udt = [r for r in runs if r["method"] == "UDT"]
+    found = {method: [r["scores"][data][key] for r in runs if r["method"] == method] for method in METHODS}
+    found["untrained"] = [r["untrained"][data][key] for r in udt]
+    found["pixels"] = [r["scores"][data][key] for r in runs if r["method"] == "pixels"]
+    return {name: numbers for name, numbers in found.items() if numbers}
+
+
+def passes(runs: list[dict[str, Any]]) -> bool:
+    """Whether UDT passes the gate."""
+    auc, pairs = (values(runs, "digits", key) for key in ("ope_success_auc", "pairs_k10"))
+    if len(auc.get("UDT", [])) != len(SEEDS) or "pixels" not in auc:
+        return False
+    gains = [a > b for of in (auc, pairs) for a, b in zip(of["UDT"], of["untrained"], strict=True)]
+    least = max(mean(auc["untrained"]), mean(auc["pixels"])) + MARGIN
+    return mean(auc["UDT"]) >= least and all(gains)
+
+
+def spread(numbers: list[float]) -> str:
+    return f"{mean(numbers):.3f}" + (f" ± {stdev(numbers):.3f}" if len(numbers) > 1 else "")
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """The scores of the held-out digits, in Markdown; a gate that is missed says so."""
+    shown = {"ope_success_auc": "AUC", "ope_precision_20": "at 20 px"} | {
+        f"pairs_k{k}": f"k={k}" for k in (1, 5, 10, 20)
+    }
+    rows = [
+        "| features | " + " | ".join(shown.values()) + " | gate | steps | seconds |",
+        "|---" * (len(shown) + 4) + "|",
+    ]
+    by_score = {key: values(runs, "digits", key) for key in shown}
+    for name, numbers in by_score["ope_success_auc"].items():
+        cells = [spread(by_score[key][name]) for key in shown]
+        mine = [r for r in runs if r["method"] == name and "steps" in r]
+        gate = f"{'passed' if passes(runs) else 'missed'}, {len(numbers)} seeds" if name == "UDT" else ""
+        end = [gate, str(mine[0]["steps"]), f"{mean(r['fit_seconds'] for r in mine):.0f}"] if mine else ["", "", ""]
+        rows.append(f"| {name} | " + " | ".join([*cells, *end]) + " |")
+    return "\n".join(rows)
+
+
+def real(runs: list[dict[str, Any]]) -> str:
+    """Success AUC and precision of the real sequences."""
+    names = list(values(runs, "digits", "ope_success_auc"))
+    rows = ["| sequence | frames to UDT | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for sequence, seen in SEQUENCES.items():
+        auc, near = (values(runs, sequence, f"ope_{key}") for key in ("success_auc", "precision_20"))
+        cells = [f"{spread(auc[name])}, {mean(near[name]):.2f}" for name in names]
+        rows.append(f"| {sequence} | {seen} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="*", default=["pixels", *METHODS], choices=["pixels", *METHODS])
+    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
+    parser.add_argument("--epochs", type=int, help="fewer, to try the script; nothing is saved then")
+    parser.add_argument("--part", choices=("val", "test"), default="test", help="val: nothing is saved")
+    parser.add_argument("--runs", type=Path, default=Path("runs/learn_tracking"), help="where checkpoints go")
+    parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--table", action="store_true", help="print the tables and end")
+    args = parser.parse_args()
+    runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    saved = args.epochs is None and args.part == "test"
+    if not args.table:
+        root = Path(os.environ.get("SSL_LIGHTNING_DATA", ""))
+        if missing := [name for name in SEQUENCES if not (root / "tracking" / name).is_dir()]:
+            sys.exit(f"set SSL_LIGHTNING_DATA to a folder with tracking/{missing[0]} and the other sequences")
+        for method in args.methods:
+            for seed in args.seeds if method in METHODS else [0]:
+                if saved and any(r["method"] == method and r["seed"] == seed for r in runs):
+                    continue
+                result = run(method, seed, root, args.runs, args.epochs, args.accelerator, args.part)
+                print(json.dumps({k: v for k, v in result.items() if k not in ("recipe", "versions", "protocols")}))
+                sys.stdout.flush()
+                runs.append(result)
+                if saved:
+                    RESULTS.parent.mkdir(exist_ok=True)
+                    new = RESULTS.with_suffix(".new")
+                    new.write_text(json.dumps(runs, indent=1) + "\n")
+                    os.replace(new, RESULTS)
+    print(table(runs), real(runs), sep="\n\n")
+    if saved and not args.table and not passes(runs):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
