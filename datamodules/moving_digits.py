@@ -222,5 +222,7 @@ class MovingDigits(VideoData):
 
     def videos(self) -> Videos:
         counts = (self.train_videos, self.val_videos, self.test_videos)
-        parts = zip(PARTS, counts, strict=True)
-        return Videos(*([DigitVideo(part, i, self.length) for i in range(count)] for part, count in parts))
+        parts: list[list[Video]] = [
+            [DigitVideo(part, i, self.length) for i in range(count)] for part, count in zip(PARTS, counts, strict=True)
+        ]
+        return Videos(*parts)

@@ -155,4 +155,4 @@ class SiameseModule(ImageModule):
     def validation_step(self, batch: SequenceBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # type: ignore[override]
         """Nothing: the callbacks follow the targets."""
 
-    test_step = validation_step
+    test_step = validation_step  # type: ignore[assignment]

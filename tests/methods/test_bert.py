@@ -116,9 +116,7 @@ def test_any_layer_gives_features(batch, tmp_path):
     run = trainer(tmp_path, LinearEvaluation())
     scores = run.test(make(BERT, feature_layer=["embeddings", 0]), data(BERT), verbose=False)
     assert {"test/linear_top1/embeddings", "test/linear_top1/layer.0"} <= set().union(*scores)
-    with pytest.raises(
-        ValueError, match=r"feature_layer 1 is no layer of .*: take a place from -1 to 0, or emb"
-    ):
+    with pytest.raises(ValueError, match=r"feature_layer 1 is no layer of .*: take a place from -1 to 0, or emb"):
         make(BERT, feature_layer=1)
 
 
