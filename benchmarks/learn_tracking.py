@@ -78,9 +78,9 @@ def scores(model: SiameseModule, root: Path, folder: Path, accelerator: str, par
     """Of the held-out digits, and of each real sequence."""
     found = {}
     for name in ("digits", *SEQUENCES):
-        data: Any = VideoFolder(str(root / "tracking" / name), image_size=model.image_size)
-        if name == "digits":
-            data = MovingDigits(train_videos=1)
+        data: Any = MovingDigits(train_videos=1)
+        if name in SEQUENCES:
+            data = VideoFolder(str(root / "tracking" / name), image_size=model.image_size)
         run = L.Trainer(
             default_root_dir=folder / name, accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False
         )

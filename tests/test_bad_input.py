@@ -105,7 +105,7 @@ def another_size() -> None:
     Image.new("RGB", (8, 8)).save("videos/walk/img/3.png")
 
 
-VIDEO = "fit --model UDT --data.image_size 16 --data.batch_size 2 --data.num_workers 0 --data VideoFolder --data.root"
+VIDEO = "fit --model UDT --data VideoFolder --data.image_size 16 --data.batch_size 2 --data.num_workers 0 --data.root"
 TRACK = "track --run udt --ckpt_path last --video videos/walk --box"
 CLIP = "fit --model CLIP --model.backbone convnet --data ImageTextCSV --data.image_size 8 --data.train"
 NAME = "zeroshot --images pictures --ckpt_path clip/checkpoints/last.ckpt"

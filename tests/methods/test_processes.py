@@ -10,6 +10,7 @@ from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint, last_checkpoint
 from ssl_lightning.methods import CLIP, MoCo, MoCoV3, SimCLR
+from ssl_lightning.siamese import SiameseModule
 from tests.methods.tiny import EVERY, data, make, trainer, without_batch_norm
 
 STEPS = 3
@@ -40,7 +41,8 @@ class Writer(Callback):
 
 
 def run(cls, processes, path, **changes):
-    model = without_batch_norm(make(cls, decay_norm_and_bias=True, optimizer="SGD", lr=0.1, **changes))
+    lr = 1e-4 if issubclass(cls, SiameseModule) else 0.1  # pixels in 0 ... 255: larger steps amplify rounding
+    model = without_batch_norm(make(cls, decay_norm_and_bias=True, optimizer="SGD", lr=lr, **changes))
     several = {"strategy": "ddp_fork", "devices": processes} if processes > 1 else {}
     run = trainer(path.parent, max_steps=STEPS, callbacks=[Writer(path)], enable_checkpointing=False, **several)
     run.fit(model, data(cls, batch_size=16 // processes))
@@ -54,7 +56,7 @@ def compare(one, two):
         assert a["grads"].keys() == b["grads"].keys()
         for name, grad in a["grads"].items():
             scale = max(1.0, grad.abs().max().item())
-            torch.testing.assert_close(grad, b["grads"][name], rtol=0, atol=2e-6 * scale)
+            torch.testing.assert_close(grad, b["grads"][name], rtol=0, atol=1e-5 * scale)
     for name, tensor in one["state"].items():  # the queue and the teacher too
         torch.testing.assert_close(tensor, two["state"][name], rtol=1e-5, atol=1e-6, msg=name)
 
