@@ -109,7 +109,7 @@ def read_table(path: str | Path, folder: Path) -> dict[str, list[str]]:
                     f"{' and '.join(COLUMNS)}, and names {', '.join(found) or 'none'}"
                 )
             for row in rows:
-                if more := row.get(None):  # type: ignore[call-overload]
+                if more := row.get(None):
                     raise ValueError(
                         f"{path}, line {rows.line_num}: {len(found) + len(more)} fields, and the first line names "
                         f"{len(found)}: put a caption with a {called} between double quotes"
