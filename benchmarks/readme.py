@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import backbones
 import chunks
 import decode
 import learn
@@ -27,9 +28,13 @@ import text_memory
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("evaluation", "methods", "pretext", "speed", "text", "tracking")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("backbones", "evaluation", "methods", "pretext", "speed", "text", "tracking")
+    ),
 )
 TABLES = {
+    "backbones": (backbones.RESULTS, backbones.table),
     "chunks": (chunks.RESULTS, chunks.table),
     "learn clip": (learn_clip.RESULTS, learn_clip.table),
     "learn": (learn.RESULTS, learn.table),

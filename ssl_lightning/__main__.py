@@ -1,9 +1,12 @@
 """The command ``ssl-lightning``: what needs no torch is answered before torch is imported, which takes seconds."""
 
+import argparse
 import difflib
 import sys
 
 from ssl_lightning import __version__, help
+
+BACKBONES = "parameters: at 224 px, without a classifier. Every other name of torchvision and timm works too."
 
 
 def fail(message: str) -> None:
@@ -13,6 +16,21 @@ def fail(message: str) -> None:
     """
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def list_backbones(words: list[str]) -> None:
+    """
+    Raises:
+        SystemExit: 0 after its help, 2 where the words are wrong.
+    """
+    parser = argparse.ArgumentParser("ssl-lightning backbones", allow_abbrev=False, epilog=BACKBONES)
+    parser.add_argument("pattern", nargs="?", default="", help="part of a name; * and ? match any: 'vit*'")
+    parser.add_argument("--image_size", type=int, default=224, help="side of the images in pixels (%(default)s)")
+    args = parser.parse_args(words)
+    try:
+        print("\n".join(help.backbones(args.pattern, args.image_size)))
+    except ValueError as error:
+        fail(str(error))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,15 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     elif verb == "--version":
         print(f"ssl-lightning {__version__}")
     elif verb == "backbones":
-        if len(args) > 2 or (len(args) == 2 and args[1].startswith("-")):
-            print("usage: ssl-lightning backbones [PATTERN]     such as: ssl-lightning backbones 'vit*'")
-            if args[1] not in ("-h", "--help"):
-                raise SystemExit(2)
-            return
-        try:
-            print("\n".join(help.backbones(*args[1:])))
-        except ValueError as error:
-            fail(str(error))
+        list_backbones(args[1:])
     elif verb not in help.VERBS:
         near = difflib.get_close_matches(verb, help.VERBS, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""

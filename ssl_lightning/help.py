@@ -14,7 +14,7 @@ VERBS = {
     "zeroshot": "classify a folder of pictures with words: zeroshot --ckpt_path C --images DIR --classes cat,dog",
     "track": "follow a target through a folder of frames: track --ckpt_path C --video DIR --box x,y,w,h",
     "shards": "put images and captions into tar files: shards --table T.csv --output DIR",
-    "backbones": "list the names for --model.backbone: backbones [PATTERN]",
+    "backbones": "list the networks for --model.backbone: backbones [PATTERN] [--image_size 32]",
 }
 METHODS = {
     "SimCLR": "two views of one picture attract, the other pictures repel",
@@ -79,19 +79,35 @@ def top_level() -> str:
     )
 
 
-def backbones(pattern: str = "") -> list[str]:
-    """Lines with the names of networks, all or those that contain the pattern (``*`` and ``?`` match any).
+def backbones(pattern: str = "", image_size: int = 224) -> list[str]:
+    """A table of networks, all or those whose names contain the pattern (``*`` and ``?`` match any).
+
+    Args:
+        pattern: Of names.
+        image_size: In pixels: for which the last column says what becomes of the stem, or that the network is refused.
 
     Raises:
-        ValueError: no name matches.
+        ValueError: no name matches, or an image_size below 1.
     """
+    if image_size < 1:
+        raise ValueError(f"image_size must be at least 1, got {image_size}")
     # not imported: its package imports torch
     names = runpy.run_path(str(Path(__file__).with_name("backbones") / "names.py"))
     groups = {"ours": names["OWN"], "torchvision": names["TORCHVISION"], "timm": names["TIMM"]}
-    rows = [(name, group) for group, members in groups.items() for name in members]
-    found = [f"{name:<36} {group}" for name, group in rows if fnmatch.fnmatch(name, f"*{pattern}*")]
-    if not found:
+    table = [("name", "library", "year", "parameters", "features", f"stem at {image_size} px")]
+    for library, members in groups.items():
+        for name, (year, parameters, features, smallest, stem) in members.items():
+            if fnmatch.fnmatch(name, f"*{pattern}*"):
+                at_size = stem if stem and image_size <= names["SMALL_IMAGE"] else "its own"
+                if image_size < smallest:
+                    tried = any(image_size <= size < smallest for size in names["SIZES"])
+                    at_size = f"{'refused' if tried else 'not tried'}; {smallest} px are taken"
+                table.append((name, library, str(year), f"{parameters / 1e6:.2f} M", str(features), at_size))
+    if len(table) == 1:
         raise ValueError(
             f"no backbone in the list matches {pattern!r}; every other name of torchvision and timm works too"
         )
-    return found
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    align = "<<>>><"
+    lines = ("  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True)).rstrip() for row in table)
+    return list(lines)

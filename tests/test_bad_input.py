@@ -19,7 +19,8 @@ MAPS = "--trainer.callbacks AttentionMaps"
 MAE = "fit --model MAE --data Digits --model.backbone vit_tiny_patch16_224"
 PROBE = "fit --model LinearProbe --data Digits --model.checkpoint"
 FOLDER = (
-    "fit --model SimCLR --model.backbone convnet --data ImageFolder --data.image_size 8 --data.batch_size 2 --data.root"
+    "fit --model SimCLR --model.backbone convnet --data ImageFolder --data.image_size 16 --data.batch_size 2 "
+    "--data.root"
 )
 
 

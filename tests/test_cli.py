@@ -68,7 +68,7 @@ def load(path: str) -> dict:
 
 
 def test_help_version_and_backbones_import_no_torch():
-    words = [["--help"], ["--version"], ["backbones"], ["backbones", "resnet*"]]
+    words = [["--help"], ["--version"], ["backbones"], ["backbones", "resnet*", "--image_size", "32"]]
     run = f"from ssl_lightning.__main__ import main\nfor words in {words}: main(words)"
     code = f"{run}\nimport sys\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
@@ -89,7 +89,22 @@ def test_help_names_every_verb():
 
 def test_backbones_are_found_by_pattern(capsys):
     main(["backbones", "vit_b_1?"])
-    assert capsys.readouterr().out.split() == ["vit_b_16", "torchvision"]
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split()[:5] == ["name", "library", "year", "parameters", "features"]
+    assert line.split() == ["vit_b_16", "torchvision", "2020", "85.80", "M", "768", "its", "own"]
+
+
+def test_the_list_of_backbones_says_what_becomes_of_them_at_a_size(capsys):
+    main(["backbones", "resnet1??", "--image_size", "32"])
+    main(["backbones", "inception_v3", "--image_size", "32"])
+    main(["backbones", "resnet18", "--image_size", "96"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("name")]
+    ends = {line.split()[0]: line.split("  ")[-1].strip() for line in lines}
+    assert ends["resnet101"] == "3x3 stride 1, no max-pool"
+    assert ends["resnet110"] == ends["resnet18"] == "its own"
+    assert ends["inception_v3"] == "refused; 128 px are taken"
+    main(["backbones", "inception_v3", "--image_size", "112"])
+    assert capsys.readouterr().out.splitlines()[1].endswith("not tried; 128 px are taken")
 
 
 # ---- a run

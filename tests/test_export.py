@@ -69,7 +69,7 @@ def test_a_plain_torchvision_resnet_gives_the_same_features(tmp_path, size, chan
 
 @pytest.mark.parametrize(
     ("name", "size", "args"),
-    [("vit_tiny_patch16_224", 32, VIT), ("resnet10t", 64, {})],
+    [("vit_tiny_patch16_224", 32, VIT), ("resnet10t", 96, {})],
 )
 def test_a_plain_timm_model_gives_the_same_features(tmp_path, name, size, args):
     backbone = trained(name, image_size=size, **args)

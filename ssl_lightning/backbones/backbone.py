@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision.models import VisionTransformer
 
-from ssl_lightning.backbones.blocks import blocks
+from ssl_lightning.backbones.blocks import blocks, is_starved, places
 from ssl_lightning.lab import lightness
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -33,7 +33,7 @@ class Backbone(nn.Module):
         mean: What is subtracted from each channel of images in [0, 1]: one number or C of them. The default
             is ImageNet's for 3 channels and 0.5 for any other number.
         std: What each channel is then divided by, as `mean`. With 0.5 and 0.5 the input lies in [-1, 1].
-        small_stem: Whether the stem of a ResNet has been made that of small images.
+        small_stem: Whether the stem has been made that of small images.
         lightness: Whether the net sees of an RGB image only L / 100 of CIE Lab, to which mean and std then belong.
 
     Attributes:
@@ -42,6 +42,8 @@ class Backbone(nn.Module):
         recipe: The arguments with which `build` made it, plain values.
         layers: The layers inside of `net` whose output can be had, by their dotted names, with the shape of that
             output for one image: (C, H, W) or (H, W, C) of a map, (N, D) of tokens, (D,) of a vector.
+        starved: The first layer that brings the places of a map together and is given one place only; None: there is
+            no such layer.
 
     Raises:
         ValueError: if the network cannot take images of this size, does not give (B, D), or mean and std do
@@ -81,7 +83,7 @@ class Backbone(nn.Module):
         if (self.std <= 0).any():
             raise ValueError(f"std must be above 0 in every channel, got {std}")
         self.net = net
-        self.dim, self.layers = self._trace()
+        self.dim, self.layers, self.starved = self._trace()
 
     def forward(self, x: Tensor) -> Tensor:
         """Give the features.
@@ -164,7 +166,11 @@ class Backbone(nn.Module):
 
     def layer_map(self, x: Tensor, layer: str) -> Tensor:
         """The map (B, C, H, W) of an inner layer, not pooled; for tokens that of the places, without a class token."""
-        return self._outputs(x, [layer], self._as_map)[layer]
+        return self.layer_maps(x, [layer])[layer]
+
+    def layer_maps(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The maps of several layers in one pass, each as `layer_map` gives it; "" is the features (B, dim)."""
+        return self._outputs(x, layers, lambda out: out if out.ndim == 2 else self._as_map(out))
 
     def layer_dim(self, layer: str) -> int:
         """The number of features of a layer."""
@@ -242,14 +248,20 @@ class Backbone(nn.Module):
                 hook.remove()
         return {name: found[name] for name in layers}
 
-    def _trace(self) -> tuple[int, dict[str, tuple[int, ...]]]:
-        """The number of features, and `layers`, inferred on the meta device: no arithmetic and no memory."""
+    def _trace(self) -> tuple[int, dict[str, tuple[int, ...]], str | None]:
+        """The number of features, `layers` and `starved`, inferred on the meta device: no arithmetic and no memory."""
         calls: dict[str, list[Any]] = {}
-        hooks = [
-            module.register_forward_hook(lambda _, args, out, name=name: calls.setdefault(name, []).append(out))
-            for name, module in self.net.named_modules()
-            if name
-        ]
+        starved: list[str] = []
+
+        def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            def hook(module: nn.Module, args: Any, out: Any) -> None:
+                calls.setdefault(name, []).append(out)
+                if args and isinstance(args[0], Tensor) and is_starved(module, args[0].shape):
+                    starved.append(name)
+
+            return hook
+
+        hooks = [module.register_forward_hook(watch(name)) for name, module in self.net.named_modules() if name]
         tensors = [*self.named_parameters(), *self.named_buffers()]
         meta = {key: tensor.to("meta") for key, tensor in tensors}
         shape = (1, self.in_channels, self.image_size, self.image_size)
@@ -274,7 +286,9 @@ class Backbone(nn.Module):
             one = outs[0] if len(outs) == 1 and isinstance(outs[0], Tensor) else None  # else no output is the layer's
             if one is not None and 2 <= one.ndim <= 4 and len(one) == 1:
                 layers[name] = tuple(one.shape[1:])
-        return out.shape[1], layers
+        if layers and max(map(places, layers.values())) == 1:  # a transformer of one patch
+            starved.append(next(iter(layers)))
+        return out.shape[1], layers, next(iter(starved), None)
 
 
 class _EnoughError(Exception):
@@ -282,7 +296,8 @@ class _EnoughError(Exception):
 
 
 def _per_channel(name: str, value: float | list[float] | None, default: float | tuple[float, ...], n: int) -> Tensor:
-    tensor = torch.tensor(default if value is None else value, dtype=torch.get_default_dtype())
+    given = default if value is None else value
+    tensor = torch.tensor(given, dtype=torch.get_default_dtype(), device="cpu")  # also where the net is on "meta"
     if tensor.ndim > 1 or tensor.numel() not in (1, n):
         raise ValueError(f"{name} must be one number or one for each of the {n} channels, got {value}")
     return tensor.flatten().expand(n).reshape(1, n, 1, 1).clone()

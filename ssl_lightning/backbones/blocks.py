@@ -1,7 +1,9 @@
 """The blocks of a network of any library: what one means by its first, second, third layer."""
 
+import math
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import nn
 
 SHARE = 0.9  # of the weights: a part that holds so much is the trunk
@@ -29,6 +31,26 @@ def blocks(net: nn.Module, layers: Mapping[str, tuple[int, ...]]) -> list[str]:
         parts |= _parts(parts.pop(trunk), trunk)
     ends = {_end(net, name, layers) for name in parts}
     return [name for name, shape in layers.items() if name in ends and len(shape) > 1]
+
+
+def places(shape: tuple[int, ...]) -> int:
+    """How many places the output of a layer has, by its shape for one image: of a map, or of tokens without those that
+    are none of them."""
+    if len(shape) == 2:
+        return math.isqrt(shape[0]) ** 2
+    return math.prod(shape) // max(shape)
+
+
+def is_starved(module: nn.Module, shape: torch.Size) -> bool:
+    """Whether a layer brings the places of a map together, as do a 3x3 convolution, a pooling and attention, and is
+    given a map, or tokens, of one place.
+
+    Args:
+        shape: Of what it is given: (B, C, H, W) or (B, H, W, C) of a map, (B, N, D) of tokens.
+    """
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        return shape[-2:] == (1, 1) and module.kernel_size not in (1, (1, 1))
+    return "Attention" in type(module).__name__ and len(shape) > 2 and math.prod(shape[1:]) == max(shape[1:])
 
 
 def _weights(module: nn.Module) -> int:

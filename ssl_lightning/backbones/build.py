@@ -9,25 +9,30 @@ import timm
 from torch import nn
 from torchvision import models
 
-from ssl_lightning.backbones import cifar_resnet, surgery
+from ssl_lightning.backbones import cifar_resnet, stems, surgery
 from ssl_lightning.backbones.backbone import Backbone
 from ssl_lightning.backbones.cfn import CFN
 from ssl_lightning.backbones.convnet import ConvNet
 from ssl_lightning.backbones.dcfnet import DCFNet
+from ssl_lightning.backbones.densenet import densenet264
+from ssl_lightning.backbones.lenet import LeNet5
+from ssl_lightning.backbones.names import SMALL_IMAGE
 from ssl_lightning.backbones.nin import nin3, nin4, nin5
 
 OWN: dict[str, Callable[..., nn.Module]] = {
     "cfn": CFN,
     "convnet": ConvNet,
     "dcfnet": DCFNet,
+    "densenet264": densenet264,
+    "lenet5": LeNet5,
     "nin3": nin3,
     "nin4": nin4,
     "nin5": nin5,
     "resnet20": cifar_resnet.resnet20,
     "resnet32": cifar_resnet.resnet32,
     "resnet56": cifar_resnet.resnet56,
+    "resnet110": cifar_resnet.resnet110,
 }
-SMALL_IMAGE = 64  # px: up to here a ResNet gets the stem of small images
 
 
 def build(
@@ -39,6 +44,7 @@ def build(
     std: float | list[float] | None = None,
     small_stem: bool | None = None,
     lightness: bool = False,
+    fully_connected: bool = False,
     **kwargs: Any,
 ) -> Backbone:
     """Build a backbone by name, with random weights and without a classifier.
@@ -53,31 +59,35 @@ def build(
         mean: Subtracted from the images, which lie in [0, 1]: one number or one for each channel. By default
             ImageNet's for 3 channels, 0.5 for others.
         std: The images are then divided by it, as `mean`.
-        small_stem: Whether a ResNet begins with a 3x3 convolution of stride 1 and no max-pool, in place of
-            7x7, stride 2 and max-pool. By default it does for images of at most 64 px. timm's ResNets with a
-            stem of three convolutions (resnet50d, resnet10t) keep it.
+        small_stem: Whether the network gets the stem of small images, whose strides are fewer: see `stems`. None:
+            it does for images of at most 64 px. False: it stays as the library has it, even where its last layers
+            then see a single place.
         lightness: Show the network only the lightness of the RGB images: it is built for one channel, L / 100 of CIE
             Lab, to which mean and std belong.
+        fully_connected: Of AlexNet and VGG keep the two hidden layers behind the map, with their dropout: 4096
+            features. Without them the map is averaged.
         **kwargs: Go to the library's constructor, such as `patch_size` for a vision transformer.
 
     Raises:
         ValueError: if no library has the name, its constructor does not take the arguments, or the network
-            cannot take images of this size.
+            cannot take images of this size, or makes a single place of them before its last layers.
     """
     library, architecture = _resolve(name)
     channels = 1 if lightness else in_channels
     if library == "ssl_lightning":
         net = _construct(name, OWN[architecture], {"in_channels": channels}, kwargs)
     elif library == "torchvision":
-        net = _from_torchvision(name, architecture, channels, image_size, kwargs)
+        net = _from_torchvision(name, architecture, channels, image_size, fully_connected, kwargs)
     else:
         net = _from_timm(name, architecture, channels, image_size, kwargs)
-    stem = surgery.has_resnet_stem(net)
-    if small_stem and not stem:
-        raise ValueError(f"small_stem is for ResNets that begin with one 7x7 convolution: {name} does not")
-    small = stem and (image_size <= SMALL_IMAGE if small_stem is None else small_stem)
-    if small:
-        surgery.shrink_stem(net)
+    if fully_connected and not isinstance(net, models.AlexNet | models.VGG):
+        raise ValueError(f"fully_connected is for AlexNet and VGG of torchvision, not for {name}")
+    stem = stems.small_stem(net)
+    if small_stem and stem is None:
+        raise ValueError(f"small_stem: there is none for {name}")
+    small = stem is not None and (image_size <= SMALL_IMAGE if small_stem is None else small_stem)
+    if small and stem is not None:
+        stem.shrink(net)
     backbone = Backbone(
         net,
         library=library,
@@ -89,7 +99,14 @@ def build(
         small_stem=small,
         lightness=lightness,
     )
+    if backbone.starved and small_stem is not False:
+        more = "" if small or stem is None else ", or small_stem=True"
+        raise ValueError(
+            f"{name} makes a single place of images of {image_size} px: its layer {backbone.starved} would see nothing "
+            f"but that place. Choose a larger image_size{more}, another backbone, or small_stem=False to take it so"
+        )
     given = {"mean": mean, "std": std, "small_stem": small_stem, "lightness": lightness or None, **kwargs}
+    given |= {"fully_connected": fully_connected or None}
     given = {key: value for key, value in given.items() if value is not None}
     backbone.recipe = {"name": name, "in_channels": in_channels, "image_size": image_size, **given}
     return backbone
@@ -126,7 +143,7 @@ def _resolve(name: str) -> tuple[str, str]:
 
 
 def _from_torchvision(
-    name: str, architecture: str, in_channels: int, image_size: int, kwargs: dict[str, Any]
+    name: str, architecture: str, in_channels: int, image_size: int, fully_connected: bool, kwargs: dict[str, Any]
 ) -> nn.Module:
     ours: dict[str, Any] = {"weights": None, "num_classes": 1000}
     if architecture.startswith("vit_"):
@@ -137,7 +154,7 @@ def _from_torchvision(
         # init_weights: without it torchvision warns that its default will change.
         ours |= {"aux_logits": False, "init_weights": True}
     net = _construct(name, models.get_model_builder(architecture), ours, kwargs)
-    surgery.remove_classifier(net)
+    surgery.remove_classifier(net, fully_connected)
     if in_channels != 3:
         surgery.replace_first_conv(net, in_channels)
     return net

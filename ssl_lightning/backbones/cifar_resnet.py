@@ -30,7 +30,7 @@ class CIFARResNet(nn.Module):
     """ResNet of 6 n + 2 layers with 16, 32 and 64 channels; 64 features.
 
     Args:
-        n: Blocks in each of the three stages: 3, 5, 9 make ResNet-20, -32, -56.
+        n: Blocks in each of the three stages: 3, 5, 9, 18 make ResNet-20, -32, -56, -110.
         in_channels: Channels of an image.
     """
 
@@ -64,3 +64,8 @@ def resnet32(in_channels: int = 3) -> CIFARResNet:
 def resnet56(in_channels: int = 3) -> CIFARResNet:
     """ResNet-56: 0.85 million parameters."""
     return CIFARResNet(9, in_channels)
+
+
+def resnet110(in_channels: int = 3) -> CIFARResNet:
+    """ResNet-110: 1.7 million parameters."""
+    return CIFARResNet(18, in_channels)

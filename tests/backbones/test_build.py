@@ -25,7 +25,6 @@ DIMS = {
     "vgg11": 512,
     "timm/resnet18": 512,
     "resnet10t": 512,
-    "convnext_atto": 320,
     "mobilenetv3_small_050": 1024,
 }
 
@@ -137,7 +136,7 @@ def test_an_image_size_that_the_network_cannot_take_is_refused_at_once():
 
 
 def test_a_network_without_pooled_features_is_refused():
-    with pytest.raises(ValueError, match=r"timm/resnet10t must give features \(1, D\) .* \(1, 512, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"timm/resnet10t must give features \(1, D\) .* \(1, 512, 8, 8\)"):
         build("resnet10t", image_size=64, global_pool="")
 
 
@@ -174,10 +173,31 @@ def test_small_images_get_a_small_stem_in_resnets_of_both_libraries():
 def test_the_stem_can_be_chosen():
     assert build("resnet18", image_size=96, small_stem=True).net.conv1.stride == (1, 1)
     assert build("resnet18", image_size=32, small_stem=False).net.conv1.stride == (2, 2)
-    assert not build("resnet10t", image_size=32).small_stem
-    for name in ("convnet", "resnet10t"):
-        with pytest.raises(ValueError, match=f"small_stem is for ResNets .*: {name} does not"):
+    for name in ("convnet", "vit_tiny_patch16_224"):
+        with pytest.raises(ValueError, match=f"small_stem: there is none for {name}"):
             build(name, small_stem=True)
+
+
+def test_a_network_that_would_see_a_single_place_is_refused():
+    too_small = r"convnext_atto makes a single place of images of 32 px: its layer stages.3.blocks.0.conv_dw would"
+    with pytest.raises(
+        ValueError, match=rf"{too_small}.* Choose a larger image_size, another backbone, or small_stem=F"
+    ):
+        build("convnext_atto", image_size=32)
+    assert build("convnext_atto", image_size=64).map_shape("stages.3") == (320, 2, 2)
+    with pytest.raises(ValueError, match=r"vit_b_32 makes a single place of images of 32 px: its layer conv_proj"):
+        build("vit_b_32", image_size=32)
+    with pytest.raises(ValueError, match=r"convnet makes a single place of images of 8 px: its layer layers.9"):
+        build("convnet", image_size=8)
+    with pytest.raises(ValueError, match=r"larger image_size, another backbone"):
+        build("resnet18", image_size=4)
+
+
+def test_its_own_stem_can_be_asked_for():
+    backbone = build("resnet18", image_size=32, small_stem=False)
+    assert backbone.map_shape("layer4") == (512, 1, 1)
+    assert backbone.starved == "layer4.0.conv2"
+    assert build("resnet18", image_size=224).starved is None
 
 
 def test_the_normalisation_is_inside_and_in_the_state_dict():

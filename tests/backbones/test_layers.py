@@ -96,7 +96,7 @@ def test_torchvision_s_transformer_has_a_class_token_too():
     torch.testing.assert_close(backbone.layer_features(x, ["encoder.ln"])["encoder.ln"], backbone(x))
 
 
-@pytest.mark.parametrize(("name", "size"), [("swin_t", 32), ("swin_t", 384), ("swin_tiny_patch4_window7_224", 64)])
+@pytest.mark.parametrize(("name", "size"), [("swin_t", 64), ("swin_t", 384), ("swin_tiny_patch4_window7_224", 64)])
 def test_maps_with_the_channels_last_are_put_in_order(name, size):
     """At 384 px the first map is 96 x 96 x 96, whose order its shape does not tell."""
     backbone = build(name, image_size=size, **({"window_size": 4} if "window" in name else {})).eval()

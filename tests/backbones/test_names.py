@@ -1,10 +1,16 @@
 import ast
+import zlib
 from pathlib import Path
 
+import pytest
 import timm
+import torch
 from torchvision import models
 
 from ssl_lightning.backbones import build, list_backbones, names
+from ssl_lightning.backbones.stems import small_stem
+
+ROWS = names.OWN | names.TORCHVISION | names.TIMM
 
 
 def test_the_static_names_exist_in_the_libraries():
@@ -14,8 +20,31 @@ def test_the_static_names_exist_in_the_libraries():
 
 
 def test_a_static_name_alone_means_the_library_it_is_listed_under():
-    assert set(names.OWN + names.TORCHVISION + names.TIMM) <= set(list_backbones())
-    assert len(set(names.OWN + names.TORCHVISION + names.TIMM)) == len(names.OWN + names.TORCHVISION + names.TIMM)
+    assert set(ROWS) <= set(list_backbones())
+    assert len(ROWS) == len(names.OWN) + len(names.TORCHVISION) + len(names.TIMM)
+
+
+@pytest.mark.parametrize("name", [n for n in ROWS if zlib.crc32(n.encode()) % 6 == 0 and not n.startswith("regnet")])
+def test_a_row_says_what_build_makes(name):
+    """Of one in six: all take a minute. `benchmarks/backbones.py --list` writes them."""
+    _, parameters, features, smallest, stem = ROWS[name]
+    with torch.device("meta"):  # on which the RegNets cannot be built
+        large, small = build(name, image_size=max(smallest, 224)), build(name, image_size=smallest)
+        below = [size for size in names.SIZES if size < smallest]
+        if below:
+            with pytest.raises(ValueError, match=r"image|Input size"):
+                build(name, image_size=below[-1])
+    assert (sum(p.numel() for p in large.parameters()), large.dim) == (parameters, features)
+    assert small.small_stem == (bool(stem) and smallest <= names.SMALL_IMAGE)
+    assert not stem or small_stem(large.net).words == stem
+
+
+def test_every_row_has_a_year_and_its_numbers():
+    for name, (year, parameters, features, smallest, _) in ROWS.items():
+        assert 1998 <= year <= 2026, name
+        assert parameters > 10_000, name
+        assert 64 <= features <= 10_000, name
+        assert smallest in names.SIZES, name
 
 
 def test_the_table_imports_nothing():

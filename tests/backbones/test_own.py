@@ -3,8 +3,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssl_lightning.backbones.cifar_resnet import Block, resnet20, resnet32, resnet56
+from ssl_lightning.backbones.cifar_resnet import Block, resnet20, resnet32, resnet56, resnet110
 from ssl_lightning.backbones.convnet import ConvNet
+from ssl_lightning.backbones.lenet import LeNet5
 
 
 def millions(net):
@@ -12,7 +13,8 @@ def millions(net):
 
 
 @pytest.mark.parametrize(
-    ("build", "layers", "size"), [(resnet20, 20, 0.27), (resnet32, 32, 0.46), (resnet56, 56, 0.85)]
+    ("build", "layers", "size"),
+    [(resnet20, 20, 0.27), (resnet32, 32, 0.46), (resnet56, 56, 0.85), (resnet110, 110, 1.73)],
 )
 def test_depth_and_size_are_the_paper_s(build, layers, size):
     net = build()
@@ -86,3 +88,20 @@ def test_convnet_refuses_what_it_cannot_build():
         ConvNet(norm="layer")
     with pytest.raises(ValueError, match=r"width must be a multiple of 8 .* got 12"):
         ConvNet(norm="group", width=12)
+
+
+def test_the_layers_of_lenet_are_the_paper_s():
+    net, shapes, x = LeNet5(), [], torch.zeros(1, 1, 32, 32)
+    for layer in (*net.c1, *net.c3, *net.c5):
+        x = layer(x)
+        if not isinstance(layer, nn.Tanh):
+            shapes.append(tuple(x.shape[1:]))
+    assert shapes == [(6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5), (120, 1, 1)]
+    sizes = [sum(p.numel() for p in layer.parameters()) for layer in (net.c1, net.c3, net.c5, net.f6)]
+    assert sizes == [156, 2_416, 48_120, 10_164]
+
+
+def test_of_larger_images_lenet_averages_its_last_map():
+    net, x = LeNet5(3), torch.rand(2, 3, 40, 40)
+    assert torch.allclose(net(x), net.f6(net.c5(net.c3(net.c1(x))).mean((2, 3))))
+    assert net.c5(net.c3(net.c1(x))).shape == (2, 120, 3, 3)

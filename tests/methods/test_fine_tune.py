@@ -107,7 +107,7 @@ def test_the_rates_of_a_vision_transformer_are_those_of_timm():
     ],
 )
 def test_the_rates_of_other_networks_fall_block_by_block(backbone, args, powers):
-    model = FineTune(num_classes=3, backbone=backbone, backbone_args=args, image_size=32, layer_decay=0.5)
+    model = FineTune(num_classes=3, backbone=backbone, backbone_args=args, image_size=64, layer_decay=0.5)
     assert model.lr_scale("classifier.weight") == 1
     assert {name: model.lr_scale(f"backbone.net.{name}") for name in powers} == {n: 0.5**k for n, k in powers.items()}
 

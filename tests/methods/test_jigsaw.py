@@ -187,7 +187,10 @@ def test_default_views_have_no_border():
         ({"num_permutations": 0}, "choose 2 to 24, got 0"),
         ({"tile_size": 9}, "at most 8 px, the side of a cell of a 2x2 grid in images of 16 px, got 9"),
         ({"tile_size": 1}, "tile_size must be 2 or more"),
-        ({"image_size": 2, "tile_size": None}, "in images of 2 px, got 1: set tile_size, or a larger image_size"),
+        (
+            {"image_size": 2, "tile_size": None, "backbone_args": {"small_stem": False}},
+            "in images of 2 px, got 1: set tile_size, or a larger image_size",
+        ),
         ({"grey": 1.5}, r"grey must lie in \[0, 1\], got 1.5"),
         ({"channel_shift": -1}, "channel_shift must be at least 0, got -1"),
         (
