@@ -43,7 +43,7 @@ def test_every_row_has_a_year_and_its_numbers():
     for name, (year, parameters, features, smallest, _) in ROWS.items():
         assert 1998 <= year <= 2026, name
         assert parameters > 10_000, name
-        assert 64 <= features <= 10_000, name
+        assert 32 <= features <= 10_000, name
         assert smallest in names.SIZES, name
 
 
