@@ -32,6 +32,7 @@ from ssl_lightning.run import MetricsFile
 TINY = ["--model.backbone", "convnet", "--data.batch_size", "64", "--trainer.limit_train_batches", "2"]
 BLIND = ["--trainer.limit_val_batches", "0"]
 FIT = ["fit", "--model", "SimCLR", "--data", "Digits", *TINY, *BLIND]
+CAPTIONED = ["fit", "--model", "CLIP", "--data", "DigitsText", *TINY, *BLIND, "--trainer.max_epochs", "1"]
 
 MINE = """
 from ssl_lightning.base import ImageModule
@@ -318,7 +319,7 @@ def test_export_takes_a_layout(tmp_path):
 
 def test_words_classify_the_pictures_of_a_folder(capsys):
     words = ["--model.text_layers", "1", "--model.text_width", "32", "--data.image_size", "16"]
-    main(["fit", "--model", "CLIP", "--data", "DigitsText", *TINY, *BLIND, *words, "--run", "run"])
+    main([*CAPTIONED, *words, "--run", "run"])
     digits = datamodules.Digits(image_size=20)
     digits.setup("test")
     Path("pictures").mkdir()
@@ -342,7 +343,7 @@ def test_words_classify_the_pictures_of_a_folder(capsys):
 
 def test_a_clip_is_scored_on_labelled_pictures_without_captions():
     words = ["--model.text_layers", "1", "--model.text_width", "32", "--model.weight_decay", "0.1"]
-    main(["fit", "--model", "CLIP", "--data", "DigitsText", *TINY, *BLIND, *words, "--run", "run"])
+    main([*CAPTIONED, *words, "--run", "run"])
     callback = ["--trainer.callbacks+=ZeroShot", "--trainer.callbacks.templates", '["the digit {}"]']
     main(["test", "--run", "run", "--ckpt_path", "last", "--data", "Digits", *callback, "--knn.k", "5"])
     results = json.loads(Path("run/results.json").read_text())
