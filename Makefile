@@ -1,5 +1,5 @@
 # make quickstart   a first run, 3 minutes: MoCo v2 on embedded digits, evaluated
-# make test         the tests
+# make test         the tests, on all cores
 # make lint         ruff and mypy
 # make test-floors  the tests on the lowest versions that pyproject.toml admits
 # make gate         does every method learn? (needs SSL_LIGHTNING_DATA, some hours)
@@ -19,7 +19,7 @@ quickstart: .venv/installed
 	$(BIN)/python benchmarks/quickstart.py
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
