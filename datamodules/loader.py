@@ -73,6 +73,47 @@ class EpochBatches(Sampler[list[int]]):
             yield order[first : first + self.batch_size].tolist()
 
 
+class LabelledFirst(EpochBatches):
+    """Batches of a few labelled images and more of a pool: an epoch is a pass over the pool, in which the labelled
+    images come as often as it takes.
+
+    Args:
+        labelled: How many labelled images there are, the first rows of the set.
+        pool: How many images the pool has, the rows behind them.
+        batch_size: Labelled images in a batch of one process; they come first.
+        ratio: Images of the pool for each of them.
+        seed: Together with the epoch, decides the order.
+        rank: This process's number; None asks torch.distributed.
+        world: How many processes there are; None asks torch.distributed.
+
+    Raises:
+        ValueError: if the pool does not fill one batch of every process.
+    """
+
+    def __init__(
+        self,
+        labelled: int,
+        pool: int,
+        batch_size: int,
+        ratio: int,
+        seed: int,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> None:
+        super().__init__(pool, ratio * batch_size, seed, rank, world)
+        self.labelled, self.labelled_batch = labelled, batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        draws = np.random.default_rng([self.seed, self.epoch, 1])
+        rounds = -(-len(self) * self.labelled_batch * self.world // self.labelled)
+        known = np.concatenate([draws.permutation(self.labelled) for _ in range(rounds)])
+        step = self.start
+        for of_pool in super().__iter__():
+            first = (step * self.world + self.rank) * self.labelled_batch
+            step += 1
+            yield [*known[first : first + self.labelled_batch].tolist(), *(self.labelled + i for i in of_pool)]
+
+
 class EvalBatches(Sampler[list[int]]):
     """Every image once, in order: image i goes to process i modulo W, and nothing is repeated for evenness.
 

@@ -136,6 +136,27 @@ class Part(Images):
         return self.whole[self.rows[np.asarray(indices, dtype=np.int64)].tolist()]
 
 
+class WithUnlabelled(Images):
+    """Labelled images, and behind them further ones whose labels are hidden.
+
+    Args:
+        labelled: The first rows.
+        pool: The rows behind them; every label becomes -1.
+    """
+
+    def __init__(self, labelled: Images, pool: Images) -> None:
+        super().__init__(np.concatenate([labelled.labels, np.full(len(pool), -1)]))
+        self.labelled, self.pool = labelled, pool
+
+    def __getitem__(self, indices: Sequence[int]) -> ImageBatch:
+        index = np.asarray(indices, dtype=np.int64)
+        known = index < len(self.labelled)
+        if not (known[:-1] >= known[1:]).all():
+            raise ValueError("a batch has its labelled images first")
+        parts = self.labelled[index[known].tolist()], self.pool[(index[~known] - len(self.labelled)).tolist()]
+        return self._batch(torch.cat([part.image for part in parts]), index)
+
+
 def balanced_rows(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Rows of `n` labelled images, drawn by `seed` with as equal numbers per class as the set allows.
 

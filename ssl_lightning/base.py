@@ -65,8 +65,9 @@ class SSLModule(LightningModule):
         decay_norm_and_bias: Whether biases and norms are decayed (and, by LARS, adapted) too.
         optimizer_args: Further arguments of the optimizer, such as ``{"momentum": 0.9}``.
         schedule: ``cosine`` or ``linear`` to 0, ``step`` (times ``step_factor`` at each of ``milestones``),
-            ``constant``, ``inverse_sqrt``, which falls as 1 / sqrt(step) after the warm-up, or ``exponential``, which
-            falls by equal ratios to ``step_factor`` times the rate at the end.
+            ``constant``, ``inverse_sqrt``, which falls as 1 / sqrt(step) after the warm-up, ``exponential``, which
+            falls by equal ratios to ``step_factor`` times the rate at the end, or ``cosine_7_16``, FixMatch's, which
+            falls as cos(7 pi t / 16) to a fifth.
         schedule_interval: Whether the rate changes at every ``step`` or every ``epoch``.
         warmup_epochs: Epochs in which the rate rises in a line.
         warmup_steps: The same in optimizer steps, for papers that count them; then ``warmup_epochs`` is 0.

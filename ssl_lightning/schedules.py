@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-Schedule = Literal["cosine", "step", "linear", "constant", "inverse_sqrt", "exponential"]
+Schedule = Literal["cosine", "step", "linear", "constant", "inverse_sqrt", "exponential", "cosine_7_16"]
 ENDLESS = ("constant", "inverse_sqrt")  # which need not know when the run ends
 LRRule = Literal["linear", "sqrt", "none"]
 
@@ -33,7 +33,8 @@ def lr_factor(
         warmup: Steps in which the factor rises in a line from 1 / warmup to 1.
         schedule: ``cosine`` and ``linear`` fall to 0 at ``total``; ``step`` multiplies at each milestone;
             ``inverse_sqrt`` falls as sqrt(warmup / (step + 1)): Vaswani et al. 2017, equation 3; ``exponential`` falls
-            by equal ratios to ``step_factor`` at ``total``.
+            by equal ratios to ``step_factor`` at ``total``; ``cosine_7_16`` falls as cos(7 pi t / 16) to 0.195:
+            Sohn et al. 2020, section 2.4.
         milestones: Fractions of the run in (0, 1), for ``step``.
         step_factor: What ``step`` multiplies by; where ``exponential`` ends.
     """
@@ -42,6 +43,8 @@ def lr_factor(
     progress = (step - warmup) / max(1, total - warmup)
     if schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
+    if schedule == "cosine_7_16":
+        return math.cos(7 * math.pi * progress / 16)
     if schedule == "linear":
         return 1 - progress
     if schedule == "step":

@@ -9,7 +9,7 @@ import timm
 from torch import nn
 from torchvision import models
 
-from ssl_lightning.backbones import cifar_resnet, stems, surgery
+from ssl_lightning.backbones import cifar_resnet, stems, surgery, wide_resnet
 from ssl_lightning.backbones.backbone import Backbone
 from ssl_lightning.backbones.cfn import CFN
 from ssl_lightning.backbones.convnet import ConvNet
@@ -32,6 +32,8 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     "resnet32": cifar_resnet.resnet32,
     "resnet56": cifar_resnet.resnet56,
     "resnet110": cifar_resnet.resnet110,
+    "wrn28_2": wide_resnet.wrn28_2,
+    "wrn28_10": wide_resnet.wrn28_10,
 }
 
 

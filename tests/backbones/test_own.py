@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from ssl_lightning.backbones.cifar_resnet import Block, resnet20, resnet32, resnet56, resnet110
 from ssl_lightning.backbones.convnet import ConvNet
 from ssl_lightning.backbones.lenet import LeNet5
+from ssl_lightning.backbones.wide_resnet import wrn28_2, wrn28_10
 
 
 def millions(net):
@@ -21,6 +22,18 @@ def test_depth_and_size_are_the_paper_s(build, layers, size):
     convs = sum(isinstance(module, nn.Conv2d) for module in net.modules())
     assert convs + 1 == layers  # and the classifier
     assert millions(net) + 64 * 10 / 1e6 == pytest.approx(size, abs=0.005)  # the paper's table 6
+
+
+@pytest.mark.parametrize(("build", "size"), [(wrn28_2, 1.5), (wrn28_10, 36.5)])
+def test_wide_residual_networks_have_the_sizes_of_the_papers(build, size):
+    net = build()
+    assert sum(isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) for module in net.modules()) + 3 == 28
+    assert millions(net) + net.bn.num_features * 10 / 1e6 == pytest.approx(size, abs=0.05)
+
+
+def test_a_wide_residual_network_of_another_depth_is_refused():
+    with pytest.raises(ValueError, match=r"6 n \+ 4"):
+        wrn28_2(depth=20)
 
 
 def test_the_three_stages_halve_the_map_and_double_the_channels():
