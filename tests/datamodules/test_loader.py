@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from datamodules.loader import EpochBatches, EvalBatches, Loader, TrainLoader
+from datamodules.loader import EpochBatches, EvalBatches, LabelledFirst, Loader, TrainLoader
 from tests.datamodules.recorder import Numbers, Recorder, numbers, quiet_trainer
 
 
@@ -161,3 +161,35 @@ def test_two_processes_train_on_the_batches_of_one_and_evaluate_each_image_once(
         alone = sorted(i for of, batch in one.evaluated if of == loader for i in batch)
         shared = sorted(i for rank in ranks for of, batch in rank["evaluated"] if of == loader for i in batch)
         assert shared == alone
+
+
+def test_labelled_images_come_first_as_often_as_it_takes():
+    """10 labelled images and a pool of 24, 2 and 6 a step: the pool once, the labelled ones nearly evenly."""
+    batches = LabelledFirst(10, 24, batch_size=2, ratio=3, seed=0)
+    known, pool = [], []
+    for batch in batches:
+        known += batch[:2]
+        pool += batch[2:]
+    assert len(batches) == 4
+    assert sorted(pool) == list(range(10, 34))
+    assert len(set(known)) == len(known) == 8
+    many = LabelledFirst(3, 24, batch_size=2, ratio=3, seed=0)
+    rows = [row for batch in many for row in batch[:2]]
+    assert [sorted(rows[:3]), sorted(rows[3:6])] == [[0, 1, 2]] * 2
+
+
+def test_processes_share_the_labelled_images_and_the_pool_of_a_step():
+    alone = LabelledFirst(10, 48, batch_size=4, ratio=2, seed=1)
+    two = [LabelledFirst(10, 48, batch_size=2, ratio=2, seed=1, rank=rank, world=2) for rank in (0, 1)]
+    for whole, left, right in zip(alone, *two, strict=True):
+        assert whole[:4] == left[:2] + right[:2]
+        assert whole[4:] == left[2:] + right[2:]
+
+
+def test_an_epoch_of_labelled_and_unlabelled_images_goes_on_where_it_stopped():
+    whole = list(LabelledFirst(10, 24, batch_size=2, ratio=3, seed=2))
+    rest = LabelledFirst(10, 24, batch_size=2, ratio=3, seed=2)
+    rest.start = 2
+    assert list(rest) == whole[2:]
+    rest.set_epoch(1)
+    assert list(rest) != whole

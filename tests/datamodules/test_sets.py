@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from datamodules.loader import EvalBatches, Loader
-from datamodules.sets import ImageArray, ImageFiles, Part, balanced_rows
+from datamodules.sets import ImageArray, ImageFiles, Part, WithUnlabelled, balanced_rows
 from tests.datamodules.recorder import numbers
 
 
@@ -85,3 +85,15 @@ def test_balanced_rows_take_as_equal_numbers_as_there_are():
     assert np.bincount(labels[rows]).tolist() == [10, 10, 3]
     assert rows.tolist() == sorted(set(rows.tolist()))
     assert rows.tolist() == balanced_rows(labels, 23, seed=0).tolist() != balanced_rows(labels, 23, seed=1).tolist()
+
+
+def test_behind_the_labelled_images_lies_a_pool_without_labels():
+    images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    whole = ImageArray(images, np.array([0, 1, 0, 1, 0, 1]))
+    both = WithUnlabelled(Part(whole, np.array([1, 4])), whole)
+    batch = both[[1, 0, 2, 6]]
+    assert batch.image.flatten().tolist() == [4, 1, 0, 4]
+    assert batch.label.tolist() == [0, 1, -1, -1]
+    assert batch.index.tolist() == [1, 0, 2, 6]  # the same picture has two places, so that its views differ
+    with pytest.raises(ValueError, match="labelled images first"):
+        both[[3, 0]]
