@@ -136,6 +136,21 @@ class Part(Images):
         return self.whole[self.rows[np.asarray(indices, dtype=np.int64)].tolist()]
 
 
+def whole(images: Images) -> Images:
+    """The set that a part is of, or a part of a part: a batch's `index` counts in it."""
+    while isinstance(images, Part):
+        images = images.whole
+    return images
+
+
+def places(images: Images) -> np.ndarray:
+    """(n,) int64 places of the images of a part in the whole set."""
+    rows = np.arange(len(images))
+    while isinstance(images, Part):
+        rows, images = images.rows[rows], images.whole
+    return rows
+
+
 def balanced_rows(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Rows of `n` labelled images, drawn by `seed` with as equal numbers per class as the set allows.
 
