@@ -8,6 +8,7 @@ from callbacks.feature_map import FeatureMap
 from callbacks.features import Features, FeatureScore
 from callbacks.finite import FiniteLoss
 from callbacks.knn import KNNMonitor
+from callbacks.labelled_indices import LabelledIndices
 from callbacks.linear import LinearEvaluation
 from callbacks.momentum import MomentumUpdate
 from callbacks.pictures import PretextPictures
@@ -30,6 +31,7 @@ __all__ = [
     "FiniteLoss",
     "FramePairs",
     "KNNMonitor",
+    "LabelledIndices",
     "LinearEvaluation",
     "MomentumUpdate",
     "OnePassEvaluation",

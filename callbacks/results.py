@@ -69,6 +69,19 @@ class NamesProtocols(Protocol):
     def protocols(self) -> dict[str, str]: ...
 
 
+@runtime_checkable
+class DrawsLabels(Protocol):
+    """A datamodule that may use a part of the labels, and says which: `indices` of images, and more."""
+
+    def labelled_indices(self) -> dict[str, Any] | None: ...
+
+
+def labels_in_use(trainer: Trainer) -> dict[str, Any] | None:
+    """What the datamodule says of the labelled images it uses; None where it uses all."""
+    data = getattr(trainer, "datamodule", None)
+    return data.labelled_indices() if isinstance(data, DrawsLabels) else None
+
+
 class ResultsFile(Callback):
     """At the end of `test`, prints a table of the numbers and writes `results.json` into the run's folder.
 
@@ -116,7 +129,10 @@ class ResultsFile(Callback):
         for source in (pl_module, *vars(trainer)["callbacks"]):
             own = source.protocols if isinstance(source, NamesProtocols) else {}
             found |= {m: own[name] for m in metrics if (name := score_of(m).removeprefix("test/")) in own}
-        return found
+        few = labels_in_use(trainer)
+        return (
+            found if few is None else {m: f"{protocol},{len(few['indices'])} labels" for m, protocol in found.items()}
+        )
 
 
 def score_of(metric: str) -> str:

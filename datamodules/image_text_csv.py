@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from datamodules.files import FileImages
-from datamodules.image_text import ImageTextData, whole
+from datamodules.image_text import ImageTextData
 from datamodules.images import Splits
-from datamodules.sets import Images, Part
+from datamodules.sets import Images, Part, whole
 
 COLUMNS = ("filepath", "title")
 

@@ -1,18 +1,19 @@
 """Image data for every method: training views made on the device, bank and queries of the evaluations."""
 
 from abc import abstractmethod
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from datamodules.augment import center_crop
 from datamodules.batch import ImageBatch
 from datamodules.data import Data
+from datamodules.few_labels import labelled_rows, record, recorded_rows
 from datamodules.loader import EpochBatches, Loader, TrainLoader
-from datamodules.sets import ImageFiles, Images, Part, balanced_rows
+from datamodules.sets import ImageFiles, Images, Part, balanced_rows, whole
 from datamodules.views import Views
 
 
@@ -57,10 +58,18 @@ class ImageData(Data):
         val_size: If not 0, this many labelled training images, spread evenly over the classes, are held out
             of training and bank and are the queries of validation (and of test, where a data set has no test
             images).
-        seed: Decides order, views and held-out images; by default the seed of the run (--seed_everything).
+        label_fraction: Share of the labelled training images whose labels are used, such as 0.01 or 0.1: these
+            images, as many of each class as far as there are and one at least, become the training images and the
+            bank. Drawn after `val_size` has been held out. 1: all images, unlabelled ones too.
+        labels_per_class: In place of the share, so many labelled images of each class.
+        label_indices: In place of a draw, those of a file that another run has written: labelled_indices.json in
+            its folder.
+        seed: Decides order, views, held-out images and labels; by default the seed of the run (--seed_everything).
 
     Raises:
-        ValueError: if a size is out of range.
+        ValueError: if a size is out of range, more than one of label_fraction, labels_per_class and label_indices is
+            given, or (when the run starts) there are not so many labels.
+        FileNotFoundError: (when the run starts) if there is no file `label_indices`.
     """
 
     unit = "images"
@@ -74,11 +83,26 @@ class ImageData(Data):
         num_workers: int = 0,
         views: Views | None = None,
         val_size: int = 0,
+        label_fraction: float = 1.0,
+        labels_per_class: int | None = None,
+        label_indices: str | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(class_names, batch_size, num_workers, seed)
         self.image_size, self.in_channels, self.val_size = image_size, in_channels, val_size
         self._at_least(image_size=1, in_channels=1, val_size=0)
+        if not 0 < label_fraction <= 1:
+            raise ValueError(f"label_fraction must lie in (0, 1], got {label_fraction}")
+        if labels_per_class is not None and labels_per_class < 1:
+            raise ValueError(f"labels_per_class must be at least 1, got {labels_per_class}")
+        self.label_fraction, self.labels_per_class = label_fraction, labels_per_class
+        self.label_indices = label_indices
+        asked = [f"label_fraction={label_fraction}"] if label_fraction < 1 else []
+        asked += [f"labels_per_class={labels_per_class}"] if labels_per_class is not None else []
+        asked += [f"label_indices={label_indices}"] if label_indices is not None else []
+        if len(asked) > 1:
+            raise ValueError(f"{' and '.join(asked)} are given: give one of them")
+        self._few_labels = "".join(asked)
         self.views = views
         self._training_views = views
         self._splits: Splits | None = None
@@ -99,7 +123,8 @@ class ImageData(Data):
     def setup(self, stage: str) -> None:
         if self._splits is None:
             splits = self.splits()
-            self._splits = self._hold_out(splits) if self.val_size else splits
+            splits = self._hold_out(splits) if self.val_size else splits
+            self._splits = self._draw_labels(splits) if self._few_labels else splits
         super().setup(stage)
         if stage == "fit" and self.trainer is not None:
             proposed = cast(_ProposesViews, self.trainer.lightning_module).default_views()
@@ -134,6 +159,24 @@ class ImageData(Data):
         elif isinstance(bank, Part) and bank.whole is train:
             train = Part(train, _without(len(train), bank.rows[held]))
         return Splits(train, kept, val, val if test is None else test, predict)
+
+    def _draw_labels(self, splits: Splits) -> Splits:
+        bank = splits.bank
+        if bank is None or not (labelled := int((bank.labels >= 0).sum())):
+            raise ValueError(f"{self._few_labels} needs labelled training images, and there are none: leave it out")
+        if self.label_indices is not None:
+            rows = recorded_rows(self.label_indices, bank)
+        else:
+            rows = labelled_rows(bank.labels, self.class_names, self.seed, self.label_fraction, self.labels_per_class)
+        few = Part(bank, rows)
+        counts = np.bincount(few.labels, minlength=len(self.class_names))
+        each = " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
+        rank_zero_info(f"{len(few):,} of {labelled:,} labelled training images are used, {each} of each class")
+        return splits._replace(train=few, bank=few)
+
+    def labelled_indices(self) -> dict[str, Any] | None:
+        """Which labelled training images are used, see `few_labels.record`; None where all are."""
+        return record(self._ready().train) if self._few_labels else None
 
     def train_dataloader(self) -> TrainLoader:
         images = self._ready().train
@@ -179,7 +222,7 @@ class ImageData(Data):
         super().teardown(stage)
         if self._splits is not None:
             sets = [part for part in self._splits if part is not None]
-            for images in {id(whole): whole for whole in map(_whole, sets)}.values():
+            for images in {id(images): images for images in map(whole, sets)}.values():
                 if isinstance(images, ImageFiles) and images.skip_unreadable:
                     self._report_unreadable(images)
 
@@ -194,12 +237,6 @@ class ImageData(Data):
                 f"{len(rows)} of {len(images)} images could not be read and the next one stood in for each, "
                 f"such as for {images.root / images.names[rows[0]]}"
             )
-
-
-def _whole(images: Images) -> Images:
-    while isinstance(images, Part):
-        images = images.whole
-    return images
 
 
 def _without(n: int, rows: np.ndarray) -> np.ndarray:

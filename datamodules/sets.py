@@ -157,6 +157,21 @@ class WithUnlabelled(Images):
         return self._batch(torch.cat([part.image for part in parts]), index)
 
 
+def whole(images: Images) -> Images:
+    """The set that a part is of, or a part of a part: a batch's `index` counts in it."""
+    while isinstance(images, Part):
+        images = images.whole
+    return images
+
+
+def places(images: Images) -> np.ndarray:
+    """(n,) int64 places of the images of a part in the whole set."""
+    rows = np.arange(len(images))
+    while isinstance(images, Part):
+        rows, images = images.rows[rows], images.whole
+    return rows
+
+
 def balanced_rows(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Rows of `n` labelled images, drawn by `seed` with as equal numbers per class as the set allows.
 

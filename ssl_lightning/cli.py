@@ -24,6 +24,7 @@ from callbacks.data_wait import DataWait
 from callbacks.feature_map import FeatureMap
 from callbacks.finite import FiniteLoss
 from callbacks.knn import KNNMonitor
+from callbacks.labelled_indices import LabelledIndices
 from callbacks.linear import LinearEvaluation
 from callbacks.predictions import PredictionsFile
 from callbacks.preemption import Preemption
@@ -271,7 +272,7 @@ class SSLCLI(LightningCLI):
         config = self.config_init[verb].trainer
         self.run_folder = RunFolder(self.config_text(), resumed=self.checkpoint is not None)
         callbacks: list[Callback] = [self.run_folder, DataWait(), FiniteLoss(), Preemption(), ExactResume()]
-        callbacks += [ResultsFile(), PredictionsFile()]
+        callbacks += [LabelledIndices(), ResultsFile(), PredictionsFile()]
         if self.config[verb].compile:
             callbacks.append(Compile())
         theirs = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]

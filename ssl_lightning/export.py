@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -18,11 +19,15 @@ NetLayout = Literal["native", "torchvision", "timm"]
 LAYOUTS = ("native", "torchvision", "timm", "transformers", "open_clip")
 
 
+class ForeignFileError(ValueError):
+    """A file that ssl_lightning has not written."""
+
+
 def load_backbone(checkpoint: str | Path, which: Literal["student", "teacher"] = "student") -> Backbone:
     """Build the backbone that a checkpoint holds, with its trained weights, in evaluation mode on the CPU.
 
     Args:
-        checkpoint: A checkpoint written by `ssl-lightning fit`.
+        checkpoint: A checkpoint written by `ssl-lightning fit`, or a .safetensors file by `ssl-lightning export`.
         which: "student" is the network that was trained; "teacher" is its moving average, in methods that
             keep one.
 
@@ -48,6 +53,8 @@ def read_backbone(
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a checkpoint of ssl_lightning, or holds no such backbone.
     """
+    if Path(checkpoint).suffix == ".safetensors":
+        return _read_exported(checkpoint, which)
     content = read_checkpoint(checkpoint)
     recipe = content["ssl_lightning"].get("backbone")
     method = content["ssl_lightning"]["class_path"]
@@ -61,6 +68,21 @@ def read_backbone(
     if not state:
         raise ValueError(f"{checkpoint} holds no {which}: {method} has none")
     return recipe, state
+
+
+def _read_exported(path: str | Path, which: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    tensors, metadata = read_safetensors(path)
+    if not is_ours(metadata):
+        raise ForeignFileError(
+            f"{path} was not written by ssl-lightning export: it does not say which network it is of"
+        )
+    if which != metadata["which"] and which != "student":
+        raise ValueError(f"{path} holds no {which}: it was exported with --which {metadata['which']}")
+    said = {key: json.loads(metadata[key]) for key in ("in_channels", "image_size", "small_stem", "mean", "std")}
+    name = f"{metadata['library']}/{metadata['architecture']}"
+    buffers = {key: torch.tensor(said[key]).view(1, -1, 1, 1) for key in ("mean", "std")}
+    state = buffers | {f"net.{key}": tensor for key, tensor in tensors.items()}
+    return {"name": name, **json.loads(metadata["backbone_args"]), **said}, state
 
 
 def export(
@@ -160,12 +182,33 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         # mmap: the optimizer's state, often most of the file, is not read
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} does not load safely: it holds more than weights and plain values") from error
+        raise ForeignFileError(f"{path} does not load safely: it holds more than weights and plain values") from error
     except (RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint") from error
-    if not isinstance(content, dict) or "ssl_lightning" not in content:
-        raise ValueError(f"{path} was not written by ssl-lightning: it does not say which method it is of")
+        raise ForeignFileError(f"{path} is not a whole checkpoint") from error
+    if not is_ours(content):
+        raise ForeignFileError(f"{path} was not written by ssl-lightning: it does not say which method it is of")
     return content
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole file of safetensors: {error}") from error
+
+
+def is_ours(content: Any) -> bool:
+    """Whether a checkpoint, or the metadata of a safetensors file, was written here."""
+    return isinstance(content, dict) and ("ssl_lightning" in content or "backbone_args" in content)
 
 
 def _in_layout(backbone: Backbone, layout: str) -> Backbone:

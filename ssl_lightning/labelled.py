@@ -10,9 +10,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batch import ImageBatch
 from ssl_lightning.base import HEAD, ImageModule, no_head
-from ssl_lightning.export import read_backbone
-
-LAST_NORMS = ("net.norm.", "net.fc_norm.")  # of a vision transformer: of every token, or of their mean
+from ssl_lightning.export import ForeignFileError, read_backbone
+from ssl_lightning.outside_weights import load, load_outside
 
 
 class LabelledModule(ImageModule):
@@ -98,26 +97,31 @@ class LabelledModule(ImageModule):
 class TransferModule(LabelledModule):
     """A classifier on the backbone of another run.
 
-    The other run's checkpoint is read when the module is made anew, and never again: the module's own checkpoint holds
-    the backbone's weights and the arguments of which it is built.
+    The other run's checkpoint is read when the module is made anew, weights from elsewhere when its first run starts,
+    and neither ever again: the module's own checkpoint holds the backbone's weights and the arguments of which it is
+    built.
 
     Args:
         num_classes: Number of classes; the command line takes it from the data.
-        checkpoint: A checkpoint of any method on images, such as ``runs/simclr/checkpoints/last.ckpt``. None: an
-            untrained network, the one named by ``backbone``, for comparison.
+        checkpoint: A checkpoint of any method on images, such as ``runs/simclr/checkpoints/last.ckpt``, or what
+            ``ssl-lightning export`` has made of it. Or weights from elsewhere for the network ``backbone``: a state
+            dict of torchvision or timm, or a checkpoint of another framework that has one under some prefix; its
+            classifier is left out. None: an untrained network, the one named by ``backbone``, for comparison.
         which: ``student``: the network that was trained; ``teacher``: its moving average, in methods that keep one.
-        backbone: Leave it out: the checkpoint says which it is.
+        backbone: The network of weights from elsewhere, or one to leave untrained. Leave it out where the checkpoint
+            is ours: it says which it is.
         backbone_args: Arguments of the network's constructor beside those that the checkpoint says, such as
             ``{"drop_path_rate": 0.1}``. With ``{"global_pool": "avg"}`` a vision transformer of timm gives the mean of
-            its patches, and a new norm takes the place of its last one.
+            its patches, and a new norm takes the place of its last one. Weights from elsewhere get images normalised
+            by ImageNet's mean and deviation unless ``mean`` and ``std`` are given here.
         image_size: As the checkpoint's; the command line takes it from the data.
         in_channels: As the checkpoint's; the command line takes it from the data.
         kwargs: Optimization, see SSLModule.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: the file is no checkpoint of a method on images, was trained on images of another size, or its
-            weights do not fit ``backbone_args``.
+        ValueError: the file is no checkpoint of a method on images, was trained on images of another size, its weights
+            do not fit the network, or it does not load safely.
     """
 
     evaluation_settings = ()
@@ -137,7 +141,10 @@ class TransferModule(LabelledModule):
         if backbone is None:
             if checkpoint is None:
                 raise ValueError(f"{type(self).__name__} needs a checkpoint, or a backbone to leave untrained")
-            recipe, state = read_backbone(checkpoint, which)
+            try:
+                recipe, state = read_backbone(checkpoint, which)
+            except ForeignFileError as error:
+                raise ValueError(f"{error}. Of weights from elsewhere name the network, by backbone") from error
             for name, ours in {"image_size": image_size, "in_channels": in_channels}.items():
                 if ours not in (None, recipe[name]):
                     raise ValueError(
@@ -153,25 +160,15 @@ class TransferModule(LabelledModule):
         super().__init__(num_classes=num_classes, **built, **kwargs)
         self.hparams.update(built)  # of which the checkpoint builds it again
         self.has_weights = state is not None or checkpoint is None
-        if state is not None:
-            self.load_weights(state)
+        if state is not None and checkpoint is not None:
+            own = {key.removeprefix("net."): tensor for key, tensor in state.items() if key.startswith("net.")}
+            load(self.backbone, own, checkpoint)
 
-    def load_weights(self, state: dict[str, Tensor]) -> None:
-        """
-        Raises:
-            ValueError: the backbone has other weights than these, its last norm apart.
-        """
-        try:
-            keys = self.backbone.load_state_dict(state, strict=False)
-        except RuntimeError as error:  # other shapes
-            others = [str(error).splitlines()[-1].strip()]
-        else:
-            others = [k for k in (*keys.missing_keys, *keys.unexpected_keys) if not k.startswith(LAST_NORMS)]
-        if others:
-            raise ValueError(
-                f"the weights of {self.hparams['checkpoint']} do not fit {self.backbone.name} with backbone_args "
-                f"{self.hparams['backbone_args']}: {others[0]}"
-            )
+    def take_weights(self) -> None:
+        """Of a run that does not go on from a checkpoint of its own, which comes before."""
+        if not self.has_weights:
+            load_outside(self.backbone, self.hparams["checkpoint"], self.hparams["which"])
+            self.has_weights = True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -184,11 +181,16 @@ class TransferModule(LabelledModule):
         self.has_weights = True
 
     def on_fit_start(self) -> None:
-        if not self.has_weights:
-            raise ValueError(
-                f"drop backbone={self.hparams['backbone']}: the checkpoint {self.hparams['checkpoint']} says which "
-                "backbone it holds"
-            )
+        self.take_weights()
+
+    def on_validation_start(self) -> None:
+        self.take_weights()
+
+    def on_test_start(self) -> None:
+        self.take_weights()
+
+    def on_predict_start(self) -> None:
+        self.take_weights()
 
 
 class ProbeModule(TransferModule):

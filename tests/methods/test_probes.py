@@ -16,9 +16,10 @@ from callbacks.linear import LinearEvaluation
 from callbacks.results import ResultsFile
 from datamodules import CropFlipViews, Digits
 from datamodules.batch import ImageBatch
+from ssl_lightning.base import ImageModule
 from ssl_lightning.export import load_backbone
-from ssl_lightning.methods import AET, Classifier, LinearProbe, MapProbe, MoCo, MoCoV3, SimCLR
-from tests.methods.tiny import data, make, trainer
+from ssl_lightning.methods import AET, Classifier, FineTune, LinearProbe, MapProbe, MoCo, MoCoV3, SimCLR
+from tests.methods.tiny import EVERY, data, make, trainer
 
 PROBES = [
     (LinearProbe, {}),
@@ -140,13 +141,24 @@ def test_its_own_checkpoint_needs_the_other_run_no_more(cls, args, checkpoint, t
     assert run.global_step == 4
 
 
-def test_it_follows_every_kind_of_run(checkpoint, tmp_path):
+@pytest.mark.parametrize("cls", [c for c in EVERY if issubclass(c, ImageModule)], ids=lambda cls: cls.__name__)
+def test_probe_and_fine_tuning_follow_every_method(cls, tmp_path):
     """A probe of a probe, too."""
-    first = LinearProbe(num_classes=2, checkpoint=checkpoint)
-    trainer(tmp_path, max_epochs=1, limit_train_batches=1).fit(first, data())
-    second = LinearProbe(num_classes=2, checkpoint=str(tmp_path / "checkpoints" / "last.ckpt"))
-    x = torch.rand(2, 3, 16, 16)
-    assert torch.equal(second(x), first.eval()(x))
+    model = make(cls)
+    trainer(tmp_path, max_steps=1).fit(model, data(cls))
+    last, x = str(tmp_path / "checkpoints" / "last.ckpt"), torch.rand(2, 3, 16, 16)
+    networks = {"student": model.backbone, "teacher": getattr(model, "teacher_backbone", None)}
+    for which, network in networks.items():
+        for transfer in (LinearProbe, FineTune) if network is not None else ():
+            probe = transfer(num_classes=2, checkpoint=last, which=which, warmup_epochs=0)
+            with torch.no_grad():
+                torch.testing.assert_close(probe.eval()(x), network.eval()(x), rtol=0, atol=0)
+            before = {name: value.clone() for name, value in probe.state_dict().items()}
+            trainer(tmp_path / which, max_steps=1).fit(probe, data())
+            moved = {n for n, value in probe.state_dict().items() if not torch.equal(value, before[n])}
+            trained = {name for name, p in probe.named_parameters() if p.requires_grad}
+            assert trained <= moved if transfer is LinearProbe else any(n.startswith("backbone.net.") for n in moved)
+            assert transfer is FineTune or not any(name.startswith("backbone.") for name in moved)
 
 
 def test_the_accuracy_has_a_protocol_of_its_own(checkpoint, tmp_path, capsys):
