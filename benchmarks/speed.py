@@ -54,6 +54,7 @@ from callbacks.results import atomic_open
 from datamodules import ImageFolder, SimCLRViews, augment
 from datamodules.draws import uniform
 from datamodules.images import ImageData, Splits
+from datamodules.rand_augment import RandAugment
 from datamodules.sets import ImageArray
 from ssl_lightning import __version__
 from ssl_lightning.methods import SimCLR
@@ -382,6 +383,8 @@ def operations(size: int, side: int) -> dict[str, tuple[Callable[[], Any], ...]]
         )
     if importlib.util.find_spec("kornia"):
         table = {name: (*row, *of_kornia(name, source, x, size, kernel, jitter)) for name, row in table.items()}
+    policy, pixels = RandAugment(), (255 * x).to(torch.uint8)  # which is what torchvision's is for
+    table["RandAugment"] = (lambda: policy(x.clone(), u[:, : policy.draws]), each(v2.RandAugment(), pixels))
     pictures = [Image.fromarray(image) for image in source.permute(0, 2, 3, 1).cpu().numpy()]
     transform = SimCLRTransform(input_size=size, cj_strength=strength, gaussian_blur=0.5 if blurred else 0.0)
     table["lightly"] = (lambda: [transform.transforms[0](picture) for picture in pictures],)

@@ -19,7 +19,16 @@ from datamodules.text import TextData
 from datamodules.text_file import TextFile
 from datamodules.video_folder import VideoFolder
 from datamodules.videos import Crops, VideoData
-from datamodules.views import BYOLViews, CropFlipViews, MoCoV1Views, MoCoV2Views, SimCLRViews, Views
+from datamodules.views import (
+    BYOLViews,
+    CropFlipViews,
+    MoCoV1Views,
+    MoCoV2Views,
+    RandAugmentViews,
+    SimCLRViews,
+    TrivialAugmentViews,
+    Views,
+)
 
 __all__ = [
     "CIFAR10",
@@ -44,12 +53,14 @@ __all__ = [
     "PairsFile",
     "Photos",
     "PythonDocs",
+    "RandAugmentViews",
     "Reversal",
     "SequenceBatch",
     "SimCLRViews",
     "TextBatch",
     "TextData",
     "TextFile",
+    "TrivialAugmentViews",
     "VideoBatch",
     "VideoData",
     "VideoFolder",

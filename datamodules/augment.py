@@ -34,19 +34,46 @@ def random_boxes(u: Tensor, height: int, width: int, scale: Range, ratio: Range)
         (B, 4) float32 top, left, height, width: whole numbers.
     """
     u = u.double()
-    area = height * width * (scale[0] + u[:, :10] * (scale[1] - scale[0]))
-    low, high = torch.tensor(ratio, dtype=torch.float64).log()
-    aspect = (low + u[:, 10:20] * (high - low)).exp()
-    w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()  # (B, 10)
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.int().argmax(1, keepdim=True)
+    h, w = _tries(u, height * width, scale, ratio)
+    size, fits = _first((w > 0) & (w <= width) & (h > 0) & (h <= height), h, w)
     central = min(max(width / height, ratio[0]), ratio[1])
     fallback = [min(height, round(width / central)), min(width, round(height * central))]
-    size = torch.cat([h.gather(1, first), w.gather(1, first)], dim=1)
-    size = torch.where(fits.any(1, keepdim=True), size, torch.tensor(fallback, dtype=torch.float64))
+    size = torch.where(fits, size, torch.tensor(fallback, dtype=torch.float64))
     room = torch.tensor([height, width]) - size
-    corner = torch.where(fits.any(1, keepdim=True), (u[:, 20:] * (room + 1)).floor(), (room / 2).floor())
+    corner = torch.where(fits, (u[:, 20:] * (room + 1)).floor(), (room / 2).floor())
     return torch.cat([corner, size], dim=1).float()
+
+
+def erased_boxes(u: Tensor, side: int, scale: Range, ratio: Range) -> Tensor:
+    """Draws the boxes of torchvision's RandomErasing: ten tries, then none.
+
+    Args:
+        u: (B, 22) in [0, 1), as of `random_boxes`.
+        side: Of the image in pixels.
+        scale: Range of the box's share of the area.
+        ratio: Range of height / width, drawn uniformly in its logarithm.
+
+    Returns:
+        (B, 4) float32 top, left, height, width: whole numbers.
+    """
+    u = u.double()
+    w, h = _tries(u, side * side, scale, ratio)
+    size, fits = _first((w < side) & (h < side), h, w)
+    return torch.cat([(u[:, 20:] * (side - size + 1)).floor(), size * fits], dim=1).float()
+
+
+def _tries(u: Tensor, area: int, scale: Range, ratio: Range) -> Taps:
+    """The two sides (B, 10) of ten boxes each, of which the ratio divides and multiplies the square."""
+    areas = area * (scale[0] + u[:, :10] * (scale[1] - scale[0]))
+    low, high = torch.tensor(ratio, dtype=torch.float64).log()
+    aspect = (low + u[:, 10:20] * (high - low)).exp()
+    return (areas / aspect).sqrt().round(), (areas * aspect).sqrt().round()
+
+
+def _first(fits: Tensor, h: Tensor, w: Tensor) -> Taps:
+    """(B, 2) heights and widths of the first try that fits, and (B, 1) whether there is one."""
+    first = fits.int().argmax(1, keepdim=True)
+    return torch.cat([h.gather(1, first), w.gather(1, first)], dim=1), fits.any(1, keepdim=True)
 
 
 def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int, interpolation: Interpolation) -> Tensor:
@@ -62,8 +89,8 @@ def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int, interpolation:
     Returns:
         (B, C, size, size)
     """
-    start, length = _send(box, x.device).T.view(2, 2, -1, 1, 1)  # each down and across: (2, B, 1, 1)
-    mirrored = _send(torch.stack([torch.zeros_like(flip), flip])[..., None, None], x.device)
+    start, length = send(box, x.device).T.view(2, 2, -1, 1, 1)  # each down and across: (2, B, 1, 1)
+    mirrored = send(torch.stack([torch.zeros_like(flip), flip])[..., None, None], x.device)
     place = (torch.arange(size, device=x.device) + 0.5).view(-1, 1)  # of the result
     scale = length / size
     stretch, reach = scale.clamp(min=1), 1 if interpolation == "bilinear" else 2  # the filter ends at their product
@@ -135,17 +162,17 @@ def color_jitter(x: Tensor, drawn: Tensor, factors: Tensor, order: Tensor) -> Te
     before = place > torch.arange(3)
     shares = torch.cat([share * before, share * ~before], dim=1)  # (B, 6)
     towards = torch.stack([kind == CONTRAST, kind == SATURATION]).repeat(1, 1, 2)
-    blends = _send(torch.cat([shares[None], towards]), x.device)  # (3, B, 6)
+    blends = send(torch.cat([shares[None], towards]), x.device)  # (3, B, 6)
     x = x.clone()
     for i in range(3):
-        _blend(x, *blends[..., i])
-    _turn_hue(x, _send(factors[:, HUE] * drawn, x.device))
+        blend(x, *blends[..., i])
+    _turn_hue(x, send(factors[:, HUE] * drawn, x.device))
     for i in range(3, 6):
-        _blend(x, *blends[..., i])
+        blend(x, *blends[..., i])
     return x
 
 
-def _blend(x: Tensor, share: Tensor, mean: Tensor, grey: Tensor) -> None:
+def blend(x: Tensor, share: Tensor, mean: Tensor, grey: Tensor) -> None:
     """Blends in place with `mean` times the mean luminance plus `grey` times the grey image; each (B,)."""
     luminance = _luminance(x)
     share, mean, grey = (n.view(-1, 1, 1, 1) for n in (share, mean, grey))
@@ -184,7 +211,7 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
         kernel: Odd number of taps; kernel // 2 must be less than the side.
     """
     offset = torch.arange(kernel, device=x.device, dtype=torch.int32) - kernel // 2
-    weights = (-0.5 * (offset / _send(sigma, x.device)[:, None, None]) ** 2).exp()
+    weights = (-0.5 * (offset / send(sigma, x.device)[:, None, None]) ** 2).exp()
     weights = weights / weights.sum(2, keepdim=True)  # (B, 1, kernel)
 
     def reflected(side: int) -> Tensor:
@@ -197,6 +224,18 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
 def solarize(x: Tensor) -> Tensor:
     """Inverts what is at least as bright as 0.5."""
     return torch.minimum(x, 1 - x)
+
+
+def erase(x: Tensor, box: Tensor) -> Tensor:
+    """Fills a box of each image, in place, with grey: the mean, which torchvision and others fill in after normalising.
+
+    Args:
+        box: (B, 4) top, left, height, width in whole pixels; it may reach beyond the image.
+    """
+    top, left, height, width = send(box, x.device)[..., None].unbind(1)  # (B, 1)
+    place = torch.arange(x.shape[-1], device=x.device)
+    rows, columns = (place >= top) & (place < top + height), (place >= left) & (place < left + width)  # (B, S)
+    return x.masked_fill_((rows[:, :, None] & columns[:, None])[:, None], 0.5)
 
 
 def center_crop(image: Tensor, size: int) -> Tensor:
@@ -224,7 +263,7 @@ def _luminance(x: Tensor) -> Tensor:
     return (0.2989 * x[:, :1]).add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:], alpha=0.114)
 
 
-def _send(numbers: Tensor, device: torch.device) -> Tensor:
+def send(numbers: Tensor, device: torch.device) -> Tensor:
     return numbers.to(device, non_blocking=True)
 
 
@@ -235,5 +274,5 @@ def on_drawn(operation: Callable[..., Tensor], x: Tensor, drawn: Tensor, *number
         return x
     if len(rows) == len(x):
         return operation(x, *numbers)
-    there = _send(rows, x.device)
+    there = send(rows, x.device)
     return x.index_copy_(0, there, operation(x.index_select(0, there), *(n[rows] for n in numbers)))

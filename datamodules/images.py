@@ -1,7 +1,7 @@
 """Image data for every method: training views made on the device, bank and queries of the evaluations."""
 
 from abc import abstractmethod
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,13 +12,20 @@ from datamodules.augment import center_crop
 from datamodules.batch import ImageBatch
 from datamodules.data import Data
 from datamodules.few_labels import labelled_rows, record, recorded_rows
-from datamodules.loader import EpochBatches, Loader, TrainLoader
-from datamodules.sets import ImageFiles, Images, Part, balanced_rows, whole
+from datamodules.loader import EpochBatches, LabelledFirst, Loader, TrainLoader
+from datamodules.sets import ImageFiles, Images, Part, WithUnlabelled, balanced_rows, whole
 from datamodules.views import Views
 
 
 class _ProposesViews(Protocol):
     def default_views(self) -> Views: ...
+
+
+@runtime_checkable
+class TakesUnlabelled(Protocol):
+    """A model that learns from labelled images, the first of a batch, and from so many others for each of them."""
+
+    unlabelled_ratio: int
 
 
 class Splits(NamedTuple):
@@ -60,7 +67,8 @@ class ImageData(Data):
             images).
         label_fraction: Share of the labelled training images whose labels are used, such as 0.01 or 0.1: these
             images, as many of each class as far as there are and one at least, become the training images and the
-            bank. Drawn after `val_size` has been held out. 1: all images, unlabelled ones too.
+            bank. Drawn after `val_size` has been held out. 1: all images, unlabelled ones too. A method that learns from
+            labelled and unlabelled images, such as FixMatch, learns from the others too, without their labels.
         labels_per_class: In place of the share, so many labelled images of each class.
         label_indices: In place of a draw, those of a file that another run has written: labelled_indices.json in
             its folder.
@@ -172,15 +180,30 @@ class ImageData(Data):
         counts = np.bincount(few.labels, minlength=len(self.class_names))
         each = " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
         rank_zero_info(f"{len(few):,} of {labelled:,} labelled training images are used, {each} of each class")
-        return splits._replace(train=few, bank=few)
+        return splits._replace(train=splits.train if self._unlabelled_ratio() else few, bank=few)
+
+    def _unlabelled_ratio(self) -> int:
+        model = None if self.trainer is None else self.trainer.lightning_module
+        return model.unlabelled_ratio if isinstance(model, TakesUnlabelled) else 0
 
     def labelled_indices(self) -> dict[str, Any] | None:
         """Which labelled training images are used, see `few_labels.record`; None where all are."""
-        return record(self._ready().train) if self._few_labels else None
+        bank = self._ready().bank
+        return record(bank) if self._few_labels and bank is not None else None
 
     def train_dataloader(self) -> TrainLoader:
-        images = self._ready().train
-        return self._training(images, EpochBatches(len(images), self.batch_size, self.seed))
+        """
+        Raises:
+            ValueError: there are too few images for a batch, or no labelled ones for a method that needs them.
+        """
+        images, bank, ratio = self._ready().train, self._ready().bank, self._unlabelled_ratio()
+        if not ratio:
+            return self._training(images, EpochBatches(len(images), self.batch_size, self.seed))
+        if bank is None:
+            model = type(self.trainer.lightning_module).__name__  # type: ignore[union-attr]
+            raise ValueError(f"{model} learns from labelled images too, and there are none: give such data")
+        batches = LabelledFirst(len(bank), len(images), self.batch_size, ratio, self.seed)
+        return self._training(WithUnlabelled(bank, images), batches)
 
     def _bank_and(self, role: str, queries: Images | None) -> list[Loader]:
         bank = self._ready().bank

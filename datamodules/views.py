@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from datamodules.augment import (
     Interpolation,
     Range,
     color_jitter,
+    erase,
+    erased_boxes,
     gaussian_blur,
     greyscale,
     on_drawn,
@@ -19,6 +21,7 @@ from datamodules.augment import (
     solarize,
 )
 from datamodules.draws import uniform
+from datamodules.rand_augment import RandAugment
 
 CACHED = 3 * 2**19  # numbers of the part of a batch that stays in a CPU's cache from one operation to the next
 SMALL = 64  # sides below this are CIFAR-like: the papers blur nothing there, and SimCLR halves the jitter
@@ -26,7 +29,8 @@ SMALL = 64  # sides below this are CIFAR-like: the papers blur nothing there, an
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """The pipeline of one view: crop, flip, jitter, grey, blur, solarize, with their probabilities per image.
+    """The pipeline of one view: crop, flip, jitter, grey, blur, solarize, RandAugment, erasing, each with its
+    probability per image.
 
     Args:
         scale: Range of the crop's share of the image's area.
@@ -40,6 +44,9 @@ class View:
         jitter_p, grey, blur, solarize: Probabilities of the other operations.
         sigma: Range of the blur's standard deviation in pixels.
         kernel: Width of the blur's kernel as a share of the side, made odd.
+        policy: RandAugment or TrivialAugment.
+        erasing: Probability of a grey box, of 0.02 to 0.33 of the area and 0.3 to 3.3 times as high as wide.
+        cutout: Side of a grey square around any pixel of every image, as a share of the image's side; 0: none.
 
     Raises:
         ValueError: A number lies outside of its range.
@@ -57,12 +64,14 @@ class View:
     sigma: Range = (0.1, 2.0)
     kernel: float = 0.1
     solarize: float = 0.0
-    draws: ClassVar[int] = 36  # uniform numbers of one view: the sums of the splits below
+    policy: RandAugment | None = None
+    erasing: float = 0.0
+    cutout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter_p", "grey", "blur", "solarize"):
+        for name in ("flip", "jitter_p", "grey", "blur", "solarize", "erasing", "cutout"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"the probability {name} must lie in [0, 1], got {getattr(self, name)}")
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"a crop's share of the area must be 0 < min <= max <= 1, got {self.scale}")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
@@ -72,9 +81,19 @@ class View:
         if self.interpolation not in get_args(Interpolation):
             raise ValueError(f"interpolation must be bilinear or bicubic, got {self.interpolation}")
 
+    @property
+    def draws(self) -> int:
+        """Uniform numbers of one view: the sums of the splits below."""
+        return 36 + sum(self.further)
+
+    @property
+    def further(self) -> tuple[int, int, int]:
+        """Those of policy, erasing and cutout."""
+        return self.policy.draws if self.policy else 0, 23 if self.erasing else 0, 2 if self.cutout else 0
+
     def __call__(self, image: Tensor, u: Tensor, size: int) -> Tensor:
         """Makes the view (B, C, size, size) of image (B, C, H, W) uint8 from u (B, draws) on the CPU."""
-        crop, u = u.split((22, 14), dim=1)
+        crop, u = u.split((22, self.draws - 22), dim=1)
         box = self.boxes(crop, image.shape[2], image.shape[3], size)
         numbers = image.shape[1] * max(image.shape[2] * image.shape[3], size * size)  # of an image
         part = max(1, CACHED // numbers) if image.device.type == "cpu" else len(image)
@@ -83,7 +102,7 @@ class View:
         return torch.cat(made) if len(made) > 1 else made[0]
 
     def _part(self, image: Tensor, box: Tensor, u: Tensor, size: int) -> Tensor:
-        jitter, order, u = u.split((4, 4, 6), dim=1)
+        jitter, order, u, policy, erasing, cutout = u.split((4, 4, 6, *self.further), dim=1)
         flip, jitter_p, grey, blur, sigma, solar = u.unbind(1)
         x = resized_crop(image.to(torch.float32) / 255, box, flip < self.flip, size, self.interpolation)
         if any(self.jitter):
@@ -94,7 +113,16 @@ class View:
         x = on_drawn(greyscale, x, grey < self.grey)
         blurred = partial(gaussian_blur, kernel=2 * (int(size * self.kernel) // 2) + 1)
         x = on_drawn(blurred, x, blur < self.blur, self.sigma[0] + sigma * (self.sigma[1] - self.sigma[0]))
-        return on_drawn(solarize, x, solar < self.solarize)
+        x = on_drawn(solarize, x, solar < self.solarize)
+        if self.policy:
+            x = self.policy(x, policy)
+        if self.erasing:
+            box = erased_boxes(erasing[:, 1:], size, (0.02, 0.33), (0.3, 3.3))
+            x = on_drawn(erase, x, erasing[:, 0] < self.erasing, box)
+        if self.cutout:
+            side = torch.full((len(x), 2), float(round(self.cutout * size)))
+            x = erase(x, torch.cat([(cutout * size).floor() - (side / 2).floor(), side], dim=1))
+        return x
 
     def boxes(self, u: Tensor, height: int, width: int, size: int) -> Tensor:
         """The crop boxes (B, 4) for u (B, 22)."""
@@ -132,7 +160,8 @@ class Views:
             One float32 (B, C, size, size) in [0, 1] for each view, contiguous, on the device of image.
         """
         pipelines = self.at(size)
-        draws = uniform(index, View.draws * len(pipelines), *key).split(View.draws, dim=1)
+        numbers = [view.draws for view in pipelines]
+        draws = uniform(index, sum(numbers), *key).split(numbers, dim=1)
         return tuple(view(image, u, size) for view, u in zip(pipelines, draws, strict=True))
 
 
@@ -235,7 +264,10 @@ class BYOLViews(Views):
 
 
 class CropFlipViews(Views):
-    """Crops and flips only: for supervised training and masked images.
+    """Crops and flips, and erases if asked: for supervised training and masked images.
+
+    Random erasing: Zhong et al. 2017, https://arxiv.org/abs/1708.04896. Cutout: DeVries and Taylor 2017,
+    https://arxiv.org/abs/1708.04552. Both fill with grey, as after normalising 0 is.
 
     Args:
         views: Number of views.
@@ -244,6 +276,8 @@ class CropFlipViews(Views):
             None: crops by min_scale where that is given; else 4, but min_scale 0.08 above 64 pixels.
         interpolation: bilinear or bicubic.
         flip: Probability to swap left and right; 0 for digits and text.
+        erasing: Probability of random erasing: a box of 0.02 to 0.33 of the area.
+        cutout: Side of Cutout's square in every image, as a share of the image's side: 0.5 of CIFAR-10.
 
     Raises:
         ValueError: Both padding and min_scale are given, or a number lies outside of its range.
@@ -256,6 +290,8 @@ class CropFlipViews(Views):
         padding: int | None = None,
         interpolation: Interpolation = "bilinear",
         flip: float = 0.5,
+        erasing: float = 0.0,
+        cutout: float = 0.0,
     ) -> None:
         if padding is not None and min_scale is not None:
             raise ValueError(f"give padding or min_scale, not both: got {padding} and {min_scale}")
@@ -263,13 +299,65 @@ class CropFlipViews(Views):
             raise ValueError(f"views must be 1 or more, got {views}")
         self.views, self.min_scale, self.padding = views, min_scale, padding
         self.interpolation, self.flip = interpolation, flip
+        self.erasing, self.cutout = erasing, cutout
         super().__init__()
 
     def at(self, size: int) -> tuple[View, ...]:
         padding = 4 if self.padding is None and self.min_scale is None and size <= 64 else self.padding
         scale = (0.08 if self.min_scale is None else self.min_scale, 1.0)
-        view = View(scale=scale, padding=padding, interpolation=self.interpolation, flip=self.flip)
-        return (view,) * self.views
+        crop = View(scale=scale, padding=padding, interpolation=self.interpolation, flip=self.flip)
+        return (replace(crop, erasing=self.erasing, cutout=self.cutout),) * self.views
+
+
+class RandAugmentViews(CropFlipViews):
+    """Crop, flip, RandAugment, and erasing if asked. Cubuk et al. 2019, https://arxiv.org/abs/1909.13719
+
+    Args:
+        operations: How many of the fourteen, one after the other.
+        magnitude: Their strength, from 0 to 30. null: drawn for each image and operation, as FixMatch does.
+        kwargs: Crop, flip and erasing, see CropFlipViews.
+
+    Raises:
+        ValueError: A number lies outside of its range.
+    """
+
+    def __init__(self, operations: int = 2, magnitude: float | None = 9, **kwargs: Any) -> None:
+        self.policy = RandAugment(operations, magnitude)
+        super().__init__(**kwargs)
+
+    def at(self, size: int) -> tuple[View, ...]:
+        return tuple(replace(view, policy=self.policy) for view in super().at(size))
+
+
+class FixMatchViews(Views):
+    """A weak and a strong view: crop and flip; the same, two operations of RandAugment of any strength, and Cutout of
+    half the side. Sohn et al. 2020, section 2.3, https://arxiv.org/abs/2001.07685
+
+    The crop is a square of the image's size out of a border of an eighth, which is black here, reflected there.
+
+    Args:
+        operations: Of RandAugment.
+        flip: Probability to swap left and right; 0 for digits and text.
+    """
+
+    def __init__(self, operations: int = 2, flip: float = 0.5) -> None:
+        self.policy, self.flip = RandAugment(operations, magnitude=None), flip
+        super().__init__()
+
+    def at(self, size: int) -> tuple[View, ...]:
+        weak = View(padding=size // 8, flip=self.flip)
+        return weak, replace(weak, policy=self.policy, cutout=0.5)
+
+
+class TrivialAugmentViews(CropFlipViews):
+    """Crop, flip, one of the fourteen operations with any strength in wide ranges, and erasing if asked.
+
+    Müller and Hutter 2021, https://arxiv.org/abs/2103.10158. Its arguments are those of CropFlipViews.
+    """
+
+    def at(self, size: int) -> tuple[View, ...]:
+        policy = RandAugment(operations=1, magnitude=None, wide=True)
+        return tuple(replace(view, policy=policy) for view in super().at(size))
 
 
 def _paper(number: float | None, size: int, large: float, small: float = 0.0) -> float:

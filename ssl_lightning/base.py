@@ -56,7 +56,8 @@ class SSLModule(LightningModule):
     as ``train/<name>``. ``forward`` gives the features that every evaluation uses. The arguments are in the checkpoint.
 
     Args:
-        optimizer: A class of torch.optim by name, ``LARS``, or a dotted path.
+        optimizer: A class of torch.optim by name, ``LARS``, ``LAMB`` (timm's, with bias correction, clipping the
+            gradient to a norm of 1), or a dotted path.
         lr: Learning rate for a global batch of ``base_batch_size``.
         lr_rule: How the rate follows the global batch (batch x accumulation x processes): ``linear``, ``sqrt`` or
             ``none``.

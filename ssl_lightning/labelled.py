@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from datamodules.batch import ImageBatch
 from ssl_lightning.base import HEAD, ImageModule, no_head
 from ssl_lightning.export import ForeignFileError, read_backbone
+from ssl_lightning.mixing import own_shares, partners
 from ssl_lightning.outside_weights import load, load_outside
 
 
@@ -23,6 +24,8 @@ class LabelledModule(ImageModule):
     Args:
         num_classes: Number of classes; the command line takes it from the data.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
+        mixup: alpha of mixup; 0: none. Images are mixed with their neighbours in the batch, by draws of their own.
+        cutmix: alpha of CutMix; 0: none. With both, half of the images take each.
         kwargs: Backbone and optimization, see ImageModule and SSLModule.
 
     Raises:
@@ -32,13 +35,23 @@ class LabelledModule(ImageModule):
     classifier: nn.Module
     protocol: str
 
-    def __init__(self, num_classes: int, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        if mixup < 0 or cutmix < 0:
+            raise ValueError(f"mixup and cutmix must be at least 0, got {mixup} and {cutmix}")
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.mixup, self.cutmix = mixup, cutmix
         self.val_top1 = MulticlassAccuracy(num_classes, average="micro")
         self.test_top1 = MulticlassAccuracy(num_classes, average="micro")
         self.loaded_epochs = 0
@@ -64,9 +77,24 @@ class LabelledModule(ImageModule):
         rate = f"{self.hparams['optimizer']},lr={self.lr:g} for B={self.base_batch_size}"
         return {"top1": f"{self.protocol},{rate},after {self.epochs} epochs"}
 
-    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        logits = self.classifier(self.representation(batch.views[0]))  # (B, num_classes)
-        return F.cross_entropy(logits.float(), batch.label, label_smoothing=self.label_smoothing)
+    def mixed(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) to learn from, and their labels (B,), or the shares (B, num_classes) of mixed ones."""
+        x, label = batch.views[0], batch.label
+        if not self.mixup and not self.cutmix:
+            return x, label
+        shares = own_shares(self.uniform(batch.index, 4), x.shape[-1], self.mixup, self.cutmix, x.device)
+        other = partners(len(x)).to(x.device, non_blocking=True)
+        target = F.one_hot(label, self.num_classes).float()
+        target = target[other].lerp(target, shares.mean((1, 2))[:, None])
+        return x[other].lerp(x, shares[:, None].to(x.dtype)), target
+
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits (B, num_classes) for such labels or shares."""
+        return F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor | dict[str, Tensor]:
+        x, target = self.mixed(batch)
+        return self.cross_entropy(self.classifier(self.representation(x)), target)
 
     def validation_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
         return self.measure(batch, dataloader_idx, "val/top1", self.val_top1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from timm.optim import Lamb
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -66,14 +67,20 @@ class LARS(Optimizer):
         return loss
 
 
+FURTHER: dict[str, type[Optimizer]] = {"LARS": LARS, "LAMB": Lamb}  # which torch.optim has not
+
+
 def optimizer_class(name: str) -> type[Optimizer]:
-    """The class of an optimizer: a name of torch.optim, ``LARS``, or a dotted path of your own.
+    """The class of an optimizer: a name of torch.optim, ``LARS``, ``LAMB`` or a dotted path of your own.
+
+    ``LAMB`` is timm's: You et al. 2019, https://arxiv.org/abs/1904.00962, with bias correction; it clips the gradient
+    to a norm of 1 (``max_grad_norm``), and adapts the step of parameters that are decayed (``always_adapt``: of all).
 
     Raises:
         ValueError: no such optimizer.
     """
-    if name == "LARS":
-        return LARS
+    if name in FURTHER:
+        return FURTHER[name]
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module or "torch.optim"), attribute, None)
@@ -81,7 +88,7 @@ def optimizer_class(name: str) -> type[Optimizer]:
         raise ValueError(f"optimizer {name!r}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         known = [
-            "LARS",
+            *FURTHER,
             *(n for n, c in vars(torch.optim).items() if isinstance(c, type) and n != "Optimizer"),
         ]
         close = difflib.get_close_matches(name, known, n=1)

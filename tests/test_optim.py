@@ -33,15 +33,12 @@ def test_lars_equals_its_equations(adapt, weight_decay):
         torch.testing.assert_close(p.detach(), lars_loop(w, g, 0.5, 0.9, weight_decay, 0.02, adapt))
 
 
-def test_lars_goes_on_from_its_state_dict():
+@pytest.mark.parametrize("name", ["LARS", "LAMB"])
+def test_they_go_on_from_their_state_dicts(name):
     torch.manual_seed(0)
     grads = torch.randn(4, 6)
     whole, first, second = (nn.Parameter(torch.ones(6)) for _ in range(3))
-    steps = {
-        id(whole): LARS([whole], lr=1.0),
-        id(first): LARS([first], lr=1.0),
-        id(second): LARS([second], lr=1.0),
-    }
+    steps = {id(p): optimizer_class(name)([p], lr=0.1) for p in (whole, first, second)}
 
     def run(p, rows):
         for g in rows:
@@ -54,6 +51,35 @@ def test_lars_goes_on_from_its_state_dict():
     steps[id(second)].load_state_dict(steps[id(first)].state_dict())
     run(second, grads[2:])
     assert torch.equal(whole, second)
+
+
+def lamb_loop(w, grads, lr, weight_decay, correct):
+    """Algorithm 2 of the paper, one tensor at a time, in float64; the norms are their own trust."""
+    m, v = torch.zeros_like(w), torch.zeros_like(w)
+    for t, g in enumerate(grads, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        r = m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + 1e-6) if correct else m / (v.sqrt() + 1e-6)
+        u = r + weight_decay * w
+        w = w - lr * (w.norm() / u.norm() if weight_decay and w.norm() > 0 else 1) * u
+    return w
+
+
+@pytest.mark.parametrize("correct", [True, False])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_lamb_equals_its_equations(weight_decay, correct):
+    torch.manual_seed(0)
+    start = [torch.randn(4, 3, dtype=torch.float64), torch.zeros(5, dtype=torch.float64)]
+    grads = [[torch.randn_like(w) for _ in range(4)] for w in start]
+    params = [nn.Parameter(w.clone()) for w in start]
+    settings = {"bias_correction": correct, "max_grad_norm": None}
+    optimizer = optimizer_class("LAMB")(params, lr=0.5, weight_decay=weight_decay, **settings)
+    assert optimizer_class("LAMB")(params).defaults["bias_correction"]
+    for step in range(4):
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g[step].clone()
+        optimizer.step()
+    for p, w, g in zip(params, start, grads, strict=True):
+        torch.testing.assert_close(p.detach(), lamb_loop(w, g, 0.5, weight_decay, correct))
 
 
 def test_vectors_are_neither_decayed_nor_adapted():
@@ -74,7 +100,7 @@ def test_parameters_of_one_rate_share_a_group_and_the_full_rate_comes_first():
     assert found == [(1, 0.1, [(2, 4)]), (1, 0, [(2,)]), (0.5, 0.1, [(4, 3)]), (0.5, 0, [(4,), (4,), (4,)])]
 
 
-@pytest.mark.parametrize("name", ["SGD", "AdamW", "LARS", "torch.optim.RMSprop", "ssl_lightning.optim.LARS"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "LARS", "LAMB", "torch.optim.RMSprop", "ssl_lightning.optim.LARS"])
 def test_an_optimizer_is_found_by_name(name):
     groups = param_groups(nn.Linear(2, 2), 0.1, decay_norm_and_bias=False)
     optimizer_class(name)(groups, lr=0.1)  # every optimizer takes our groups

@@ -5,15 +5,15 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
-from sklearn.datasets import load_sample_image
 from torch import Tensor
-from torchvision.transforms import ColorJitter, RandomResizedCrop
+from torchvision.transforms import ColorJitter, RandomResizedCrop, v2
 from torchvision.transforms import InterpolationMode as Mode
 from torchvision.transforms import functional as tv
 
 from datamodules.augment import (
     center_crop,
     color_jitter,
+    erased_boxes,
     gaussian_blur,
     greyscale,
     random_boxes,
@@ -21,7 +21,18 @@ from datamodules.augment import (
     solarize,
 )
 from datamodules.draws import uniform
-from datamodules.views import BYOLViews, CropFlipViews, MoCoV1Views, MoCoV2Views, SimCLRViews, View, Views
+from datamodules.rand_augment import RandAugment
+from datamodules.views import (
+    BYOLViews,
+    CropFlipViews,
+    MoCoV1Views,
+    MoCoV2Views,
+    RandAugmentViews,
+    SimCLRViews,
+    TrivialAugmentViews,
+    View,
+    Views,
+)
 
 RECIPES = [
     SimCLRViews(),
@@ -30,28 +41,12 @@ RECIPES = [
     BYOLViews(),
     CropFlipViews(2),
     CropFlipViews(min_scale=0.2),
+    RandAugmentViews(magnitude=30, erasing=0.5),
+    TrivialAugmentViews(erasing=0.25, cutout=0.3),
 ]
 MODES = {"bilinear": Mode.BILINEAR, "bicubic": Mode.BICUBIC}
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 NO_FLIP = torch.tensor([False])
-
-
-@pytest.fixture(scope="module")
-def photo() -> np.ndarray:
-    """(427, 640, 3) uint8"""
-    return load_sample_image("china.jpg")
-
-
-@pytest.fixture(scope="module")
-def tiles(photo) -> Tensor:
-    """(13, 3, 32, 32) uint8: pieces of a photograph."""
-    squares = torch.from_numpy(photo.copy())[:416, :416].permute(2, 0, 1).unfold(1, 32, 32).unfold(2, 32, 32)
-    return squares.diagonal(dim1=1, dim2=2).permute(3, 0, 1, 2).contiguous()
-
-
-@pytest.fixture(scope="module")
-def x(tiles) -> Tensor:
-    return tiles / 255
 
 
 def one_by_one(operation, x: Tensor, *numbers: Tensor) -> Tensor:
@@ -269,7 +264,7 @@ def test_jitter_factors_cover_torchvisions_ranges():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("datamodules.views.color_jitter", record)
-        u = uniform(torch.arange(2400), View.draws, 0)
+        u = uniform(torch.arange(2400), View().draws, 0)
         View(jitter=jitter, jitter_p=0.8)(torch.zeros(2400, 3, 1, 1), u, 1)
     ranges = (theirs.brightness, theirs.contrast, theirs.saturation, theirs.hue)
     for column, (low, high) in zip(seen["factors"].T, ranges, strict=True):
@@ -308,6 +303,56 @@ def test_operations_without_rgb(channels):
     torch.testing.assert_close(only(CONTRAST, x, factor), 0.5 * x + 0.5 * mean)
 
 
+# Erasing
+
+
+def test_erased_boxes_follow_torchvisions_formula_from_the_same_numbers():
+    u = uniform(torch.arange(300), 22, 4)
+    u[0, 10:20] = 1 - 2**-24  # 3.3 times as high as wide,
+    u[0, :10] = 1 - 2**-24  # of which nothing fits
+    ours = erased_boxes(u, 20, (0.02, 0.33), (0.3, 3.3)).int().tolist()
+    for i, row in enumerate(u.double().tolist()):
+        for area, aspect in zip(row[:10], row[10:20], strict=True):
+            area, aspect = 400 * (0.02 + 0.31 * area), math.exp(math.log(0.3) + aspect * math.log(11))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h < 20 and w < 20:
+                assert ours[i] == [int(row[20] * (21 - h)), int(row[21] * (21 - w)), h, w]
+                break
+        else:
+            assert ours[i][2:] == [0, 0]
+    assert ours[0][2:] == [0, 0]
+
+
+def test_erased_boxes_are_distributed_as_torchvisions():
+    ours = erased_boxes(uniform(torch.arange(2000), 22, 1), 32, (0.02, 0.33), (0.3, 3.3))
+    theirs = v2.RandomErasing(p=1.0)
+    found = [theirs.make_params([torch.zeros(3, 32, 32)]) for _ in range(2000)]
+    assert all(p["v"] is not None for p in found)
+    for column, name in enumerate("ijhw"):
+        p = stats.ks_2samp(ours[:, column].numpy(), [p[name] for p in found]).pvalue
+        assert p > 1e-3, (name, p)
+
+
+def test_the_drawn_images_are_erased_as_by_torchvision(tiles):
+    view = View(padding=0, flip=0.0, erasing=0.5)
+    u = uniform(torch.arange(len(tiles)), view.draws, 0)
+    drawn, boxes = u[:, 36] < 0.5, erased_boxes(u[:, 37:], 32, (0.02, 0.33), (0.3, 3.3)).int().tolist()
+    assert 0 < drawn.sum() < len(tiles)
+    for image, result, erased, (i, j, h, w) in zip(tiles / 255, view(tiles, u, 32), drawn, boxes, strict=True):
+        assert torch.equal(result, v2.functional.erase(image, i, j, h, w, torch.tensor(0.5)) if erased else image)
+
+
+def test_cutout_is_a_square_around_any_pixel(tiles):
+    view = View(padding=0, flip=0.0, cutout=0.5)
+    u = uniform(torch.arange(len(tiles)), view.draws, 0)
+    u[0, 36:], u[1, 36:] = 0, 1 - 2**-24
+    for image, result, middle in zip(tiles / 255, view(tiles, u, 32), (u[:, 36:] * 32).int().tolist(), strict=True):
+        expected = image.clone()
+        y, x = middle
+        expected[:, max(0, y - 8) : y + 8, max(0, x - 8) : x + 8] = 0.5
+        assert torch.equal(result, expected)
+
+
 # Views
 
 
@@ -333,6 +378,12 @@ def test_views_have_the_right_form(recipe, channels, stored, size):
         assert not view.requires_grad
         assert view.min() >= 0
         assert view.max() <= 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: type(r).__name__)
+def test_views_read_nothing_from_the_device(recipe):
+    views = recipe(torch.empty(64, 3, 32, 32, dtype=torch.uint8, device="meta"), torch.arange(64), 32, 0)
+    assert {view.shape for view in views} == {(64, 3, 32, 32)}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: type(r).__name__)
@@ -364,13 +415,20 @@ NOTHING = View(padding=0, flip=0.0)
         View(padding=0, flip=0.0, grey=0.5),
         View(padding=0, flip=0.0, blur=1.0),
         View(padding=0, flip=0.0, solarize=0.5),
+        View(padding=0, flip=0.0, policy=RandAugment(2, 30)),
+        View(padding=0, flip=0.0, policy=RandAugment(1, None, wide=True)),
+        View(padding=0, flip=0.0, erasing=1.0),
+        View(padding=0, flip=0.0, cutout=0.5),
     ],
-    ids=["crop", "flip", "shift", "brightness", "contrast", "saturation", "hue", "grey", "blur", "solarize"],
+    ids=[
+        *("crop", "flip", "shift", "brightness", "contrast", "saturation", "hue", "grey", "blur", "solarize"),
+        *("rand_augment", "trivial_augment", "erasing", "cutout"),
+    ],
 )
 def test_draws_differ_within_a_batch(view, tiles):
     same = tiles[:1].expand(64, 3, 32, 32).contiguous()
-    u = uniform(torch.arange(64), View.draws, 0)
-    assert torch.equal(NOTHING(same, u, 32), same / 255)
+    u = uniform(torch.arange(64), view.draws, 0)
+    assert torch.equal(NOTHING(same, u[:, :36], 32), same / 255)
     kinds = len(view(same, u, 32).unique(dim=0))
     assert kinds == 2 if 0.5 in (view.flip, view.grey, view.solarize) else kinds > 30
 
@@ -390,7 +448,7 @@ def test_blurred_images_take_all_sigmas_of_the_range(monkeypatch):
     monkeypatch.setattr("datamodules.views.gaussian_blur", record)
     monkeypatch.setattr("datamodules.views.resized_crop", lambda x, *_: x)
     for size, taps in [(32, 3), (96, 9), (224, 23)]:  # SimCLR: 10 % of the side
-        View(blur=0.5)(torch.zeros(2000, 1, 1, 1), uniform(torch.arange(2000), View.draws, 0), size)
+        View(blur=0.5)(torch.zeros(2000, 1, 1, 1), uniform(torch.arange(2000), View().draws, 0), size)
         sigma, kernel = seen.pop()
         assert kernel == taps
         assert stats.kstest(sigma.numpy(), "uniform", (0.1, 1.9)).pvalue > 1e-3
@@ -433,7 +491,7 @@ def test_recipes_meet_their_probabilities(recipe, size, expected, monkeypatch):
     for name in ("greyscale", "gaussian_blur", "solarize"):
         monkeypatch.setattr(f"datamodules.views.{name}", counter(name))
     pipelines = recipe.at(size)
-    draws = uniform(torch.arange(2000), View.draws * len(pipelines), 0).split(View.draws, dim=1)
+    draws = uniform(torch.arange(2000), pipelines[0].draws * len(pipelines), 0).chunk(len(pipelines), dim=1)
     for view, u, shares in zip(pipelines, draws, expected, strict=True):
         counts.clear()
         view(torch.zeros(2000, 3, 1, 1), u, size)
@@ -484,6 +542,10 @@ def test_flip_can_be_switched_off_and_forced(recipe):
         (lambda: CropFlipViews(padding=-1), "padding must be"),
         (lambda: CropFlipViews(views=0), "views must be"),
         (lambda: CropFlipViews(interpolation="nearest"), "bilinear or bicubic"),
+        (lambda: CropFlipViews(erasing=1.5), "erasing must lie in"),
+        (lambda: CropFlipViews(cutout=-0.5), "cutout must lie in"),
+        (lambda: RandAugmentViews(operations=-1), "operations must be 0 or more"),
+        (lambda: RandAugmentViews(magnitude=31), r"magnitude must lie in \[0, 30\], .*got 31"),
     ],
 )
 def test_wrong_numbers_fail_at_construction(wrong, message):

@@ -11,7 +11,7 @@ from datamodules.batch import ImageBatch
 from ssl_lightning.backbones import Backbone
 from ssl_lightning.backbones.surgery import remove_classifier
 from ssl_lightning.export import load_backbone
-from ssl_lightning.methods import MAE, FineTune, LinearProbe
+from ssl_lightning.methods import MAE, Classifier, FineTune, LinearProbe
 from ssl_lightning.mixing import own_shares
 from tests.methods.tiny import VIT, data, make, trainer
 
@@ -149,8 +149,9 @@ def test_the_optimizer_has_the_rates_and_all_follow_the_schedule(tmp_path):
 # ---- the loss
 
 
-def test_the_loss_of_mixed_images_equals_a_loop():
-    model = make(FineTune).eval()
+@pytest.mark.parametrize("cls", [FineTune, Classifier])
+def test_the_loss_of_mixed_images_equals_a_loop(cls):
+    model = make(cls, mixup=0.8, cutmix=1.0, label_smoothing=0.1).eval()
     nn.init.normal_(model.classifier.weight)
     x = torch.rand(5, 3, 16, 16)
     batch = ImageBatch(torch.zeros(5, 3, 16, 16).byte(), torch.tensor([1, 4, 4, 0, 9]), torch.arange(5) + 3, (x,))
@@ -166,7 +167,7 @@ def test_the_loss_of_mixed_images_equals_a_loop():
         logits = model.classifier(model.backbone(mixed[None].float()))[0].double()
         total -= (target * logits.log_softmax(0)).sum().item()
     assert found == pytest.approx(total / 5, rel=1e-4)
-    plain = make(FineTune, mixup=0.0, cutmix=0.0).eval()
+    plain = make(cls, mixup=0.0, cutmix=0.0, label_smoothing=0.1).eval()
     plain.load_state_dict(model.state_dict())
     expected = nn.functional.cross_entropy(model.classifier(model(x)), batch.label, label_smoothing=0.1)
     assert plain.training_step(batch, 0).item() == pytest.approx(expected.item(), rel=1e-5)

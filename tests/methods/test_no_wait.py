@@ -22,7 +22,7 @@ def test_views_loss_and_gradient_read_nothing_from_the_device(cls):
     (loss if isinstance(loss, torch.Tensor) else loss["loss"]).backward()
 
 
-@pytest.mark.parametrize("name", ["SGD", "LARS", "AdamW"])
+@pytest.mark.parametrize("name", ["SGD", "LARS", "LAMB", "AdamW"])
 def test_optimizers_read_nothing_from_the_device(name):
     model = make(EVERY[0]).to("meta")
     optimizer = optimizer_class(name)(param_groups(model, 0.1, False), lr=0.1)

@@ -6,13 +6,10 @@ Learners, 2021. https://arxiv.org/abs/2111.06377
 
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from datamodules.batch import ImageBatch
 from datamodules.views import CropFlipViews
 from ssl_lightning.labelled import TransferModule
-from ssl_lightning.mixing import own_shares, partners
 
 
 class FineTune(TransferModule):
@@ -58,6 +55,8 @@ class FineTune(TransferModule):
     ) -> None:
         super().__init__(
             label_smoothing=label_smoothing,
+            mixup=mixup,
+            cutmix=cutmix,
             optimizer=optimizer,
             lr=lr,
             weight_decay=weight_decay,
@@ -67,9 +66,7 @@ class FineTune(TransferModule):
         )
         if not 0 < layer_decay <= 1:
             raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}")
-        if mixup < 0 or cutmix < 0:
-            raise ValueError(f"mixup and cutmix must be at least 0, got {mixup} and {cutmix}")
-        self.layer_decay, self.mixup, self.cutmix = layer_decay, mixup, cutmix
+        self.layer_decay = layer_decay
         self.classifier = nn.Linear(self.backbone.dim, self.num_classes)
         nn.init.trunc_normal_(self.classifier.weight, std=2e-5)
         nn.init.zeros_(self.classifier.bias)
@@ -82,16 +79,3 @@ class FineTune(TransferModule):
         inside = name.removeprefix("backbone.net.")
         blocks = len(self.backbone.blocks())
         return self.layer_decay ** (blocks - (self.backbone.block_of(inside) if inside != name else blocks))
-
-    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        x, label = batch.views[0], batch.label
-        if not self.mixup and not self.cutmix:
-            return super().training_step(batch, batch_idx)
-        shares = own_shares(self.uniform(batch.index, 4), x.shape[-1], self.mixup, self.cutmix, x.device)
-        other = partners(len(x)).to(x.device, non_blocking=True)
-        logits = self.classifier(self.backbone(x[other].lerp(x, shares[:, None]))).float()
-
-        def cross_entropy(target: Tensor) -> Tensor:
-            return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="none")
-
-        return cross_entropy(label[other]).lerp(cross_entropy(label), shares.mean((1, 2))).mean()
