@@ -31,6 +31,7 @@ METHODS = {
     "UDT": "follow a target through a video and back again, to where it began; then it tracks",
     "DCF": "the same network told where the target is: the yardstick of UDT",
     "Classifier": "supervised classification, the yardstick",
+    "FixMatch": "few labels: what a weak view of another picture surely shows, a strong view of it must show",
     "Transformer": "an encoder and a decoder of attention, from a token sequence to another",
     "LinearProbe": "a linear layer on the frozen features of a checkpoint",
     "FineTune": "the whole network of a checkpoint, or a new one, learns the labels",

@@ -33,6 +33,7 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     "resnet56": cifar_resnet.resnet56,
     "resnet110": cifar_resnet.resnet110,
     "wrn28_2": wide_resnet.wrn28_2,
+    "wrn28_8": wide_resnet.wrn28_8,
     "wrn28_10": wide_resnet.wrn28_10,
 }
 

@@ -66,6 +66,11 @@ def wrn28_2(in_channels: int = 3, depth: int = 28) -> WideResNet:
     return WideResNet(2, depth, in_channels)
 
 
+def wrn28_8(in_channels: int = 3, depth: int = 28) -> WideResNet:
+    """WRN-28-8: 23.4 million parameters."""
+    return WideResNet(8, depth, in_channels)
+
+
 def wrn28_10(in_channels: int = 3, depth: int = 28) -> WideResNet:
     """WRN-28-10: 36.5 million parameters."""
     return WideResNet(10, depth, in_channels)

@@ -9,6 +9,7 @@ from ssl_lightning.methods.cycle_consistency.udt import UDT
 from ssl_lightning.methods.masked.bert import BERT
 from ssl_lightning.methods.masked.mae import MAE
 from ssl_lightning.methods.masked.simmim import SimMIM
+from ssl_lightning.methods.semi_supervised.fixmatch import FixMatch
 from ssl_lightning.methods.supervised.classifier import Classifier
 from ssl_lightning.methods.supervised.transformer import Transformer
 from ssl_lightning.methods.transfer.fine_tune import FineTune
@@ -29,6 +30,7 @@ __all__ = [
     "Classifier",
     "Colorization",
     "FineTune",
+    "FixMatch",
     "Jigsaw",
     "LinearProbe",
     "MapProbe",

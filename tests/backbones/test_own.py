@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from ssl_lightning.backbones.cifar_resnet import Block, resnet20, resnet32, resnet56, resnet110
 from ssl_lightning.backbones.convnet import ConvNet
 from ssl_lightning.backbones.lenet import LeNet5
-from ssl_lightning.backbones.wide_resnet import wrn28_2, wrn28_10
+from ssl_lightning.backbones.wide_resnet import wrn28_2, wrn28_8, wrn28_10
 
 
 def millions(net):
@@ -24,7 +24,7 @@ def test_depth_and_size_are_the_paper_s(build, layers, size):
     assert millions(net) + 64 * 10 / 1e6 == pytest.approx(size, abs=0.005)  # the paper's table 6
 
 
-@pytest.mark.parametrize(("build", "size"), [(wrn28_2, 1.5), (wrn28_10, 36.5)])
+@pytest.mark.parametrize(("build", "size"), [(wrn28_2, 1.5), (wrn28_8, 23.4), (wrn28_10, 36.5)])
 def test_wide_residual_networks_have_the_sizes_of_the_papers(build, size):
     net = build()
     assert sum(isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) for module in net.modules()) + 3 == 28

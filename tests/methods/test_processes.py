@@ -33,7 +33,7 @@ class Writer(Callback):
             loss /= trainer.world_size
             index = [torch.empty_like(batch.index) for _ in range(trainer.world_size)]
             dist.all_gather(index, batch.index)
-        self.steps[-1] |= {"loss": loss, "index": torch.cat(index)}
+        self.steps[-1] |= {"loss": loss, "index": torch.cat(index).sort().values}
 
     def on_train_end(self, trainer, pl_module):
         if trainer.is_global_zero:

@@ -22,6 +22,7 @@ from ssl_lightning.methods import (
     Classifier,
     Colorization,
     FineTune,
+    FixMatch,
     Jigsaw,
     LinearProbe,
     MapProbe,
@@ -56,6 +57,7 @@ TINY: dict[type[SSLModule], dict[str, Any]] = {
     SimMIM: {"mask_unit": 8, "lr": 0.1, "warmup_epochs": 1, **ON_VIT},
     Classifier: {"num_classes": 10},
     FineTune: {"num_classes": 10, "lr": 0.1, "warmup_epochs": 1},
+    FixMatch: {"num_classes": 10, "threshold": 0.0, "unlabelled_ratio": 2, "ema": 0.9},
     LinearProbe: {"num_classes": 10},
     MapProbe: {"num_classes": 10, "feature_layer": -1, "hidden_dim": 8},
     Transformer: {"vocab_size": 44, "dim": 8, "hidden_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0},
@@ -77,7 +79,8 @@ def data(cls: type[SSLModule] = ImageModule, **changes: Any) -> Data:
         videos = {"train_videos": 16, "val_videos": 1, "test_videos": 1, "length": 12}
         return MovingDigits(**{"batch_size": 16, "image_size": 16, **videos, **changes})
     if issubclass(cls, ImageModule):
-        return Photos(**{"batch_size": 16, "image_size": 16, **changes})
+        few = {"labels_per_class": 20} if cls is FixMatch else {}
+        return Photos(**{"batch_size": 16, "image_size": 16, **few, **changes})
     if cls is Transformer:
         return Reversal(**{"batch_size": 16, "max_words": 40, **changes})
     return PythonDocs(**{"batch_size": 16, "max_tokens": 32, "vocab_size": 400, **changes})
@@ -90,7 +93,10 @@ def training_batch(cls: type[SSLModule], model: Any, device: str) -> Any:
         return VideoBatch(frames, torch.full((16, model.frames, 4), 5.0, device=device), torch.arange(16))
     if issubclass(cls, ImageModule):
         image = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8, device=device)
-        batch = ImageBatch(image, torch.zeros(16, dtype=torch.int64, device=device), torch.arange(16))
+        label = torch.zeros(16, dtype=torch.int64, device=device)
+        if cls is FixMatch:
+            label[4:] = -1
+        batch = ImageBatch(image, label, torch.arange(16))
         batch = batch._replace(views=model.default_views()(batch.image, batch.index, 16, 0, 0))
         if cls is not CLIP:
             return batch

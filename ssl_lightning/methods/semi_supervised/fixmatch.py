@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from callbacks.weight_ema import WeightEMA
 from datamodules.batch import ImageBatch
 from datamodules.views import FixMatchViews
 from ssl_lightning.labelled import LabelledModule
@@ -84,7 +85,7 @@ class FixMatch(LabelledModule):
         return FixMatchViews()
 
     def configure_callbacks(self) -> list[Callback]:
-        raise NotImplementedError
+        return [WeightEMA(self.ema)]
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         weak, strong = batch.views
