@@ -165,12 +165,15 @@ def run(name: str, seed: int, data: Path, folder: Path, epochs: int | None) -> d
         "arguments": arguments,
         "batch_size": recipe.batch_size,
         "protocols": [c.protocol for c in trainer.callbacks if isinstance(c, (KNNMonitor, LinearEvaluation))],
-        "versions": {
-            "ssl_lightning": __version__,
-            "torch": torch.__version__,
-            "lightning": L.__version__,
-            "python": platform.python_version(),
-        },
+        **machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What a run was made with."""
+    versions = {"ssl_lightning": __version__, "torch": torch.__version__, "lightning": L.__version__}
+    return {
+        "versions": {**versions, "python": platform.python_version()},
         "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",
     }
 

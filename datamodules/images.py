@@ -67,8 +67,8 @@ class ImageData(Data):
             images).
         label_fraction: Share of the labelled training images whose labels are used, such as 0.01 or 0.1: these
             images, as many of each class as far as there are and one at least, become the training images and the
-            bank. Drawn after `val_size` has been held out. 1: all images, unlabelled ones too. A method that learns from
-            labelled and unlabelled images, such as FixMatch, learns from the others too, without their labels.
+            bank. Drawn after `val_size` has been held out. 1: all images, unlabelled ones too. A method that learns
+            from labelled and unlabelled images, such as FixMatch, learns from the others too, without their labels.
         labels_per_class: In place of the share, so many labelled images of each class.
         label_indices: In place of a draw, those of a file that another run has written: labelled_indices.json in
             its folder.
