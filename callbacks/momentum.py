@@ -1,12 +1,25 @@
 """The moving average that makes a teacher of a student."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+
+
+def refuse_low_precision(tensors: Iterable[Tensor]) -> None:
+    """
+    Raises:
+        ValueError: a tensor that is to be averaged has 16 bits.
+    """
+    low = next((t.dtype for t in tensors if t.dtype in (torch.float16, torch.bfloat16)), None)
+    if low:
+        raise ValueError(
+            f"a moving average in {low} loses its small steps: keep the weights in float32, "
+            "with --trainer.precision bf16-mixed or 32-true"
+        )
 
 
 class MomentumUpdate(Callback):
@@ -40,11 +53,7 @@ class MomentumUpdate(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         students: list[Tensor] = [p for student, _ in self.pairs for p in student.parameters()]
         teachers: list[Tensor] = [p for _, teacher in self.pairs for p in teacher.parameters()]
-        if any(p.dtype != torch.float32 for p in teachers):
-            raise ValueError(
-                f"a moving average in {teachers[0].dtype} loses its small steps: keep the weights in float32, "
-                "with --trainer.precision bf16-mixed or 32-true"
-            )
+        refuse_low_precision(teachers)
         total = trainer.estimated_stepping_batches
 
         @torch.no_grad()
