@@ -18,6 +18,7 @@ from callbacks.rank import RankMonitor
 from callbacks.results import ResultsFile
 from callbacks.retrieval import Retrieval
 from callbacks.tracking import FramePairs, OnePassEvaluation
+from callbacks.weight_ema import WeightEMA
 from callbacks.zero_shot import ZeroShot
 
 __all__ = [
@@ -42,5 +43,6 @@ __all__ = [
     "ResultsFile",
     "Retrieval",
     "RunCheckpoint",
+    "WeightEMA",
     "ZeroShot",
 ]

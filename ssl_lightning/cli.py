@@ -269,6 +269,8 @@ class SSLCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         verb = self.config.subcommand
+        if verb != "fit":  # the callbacks of the training are not missed
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
         config = self.config_init[verb].trainer
         self.run_folder = RunFolder(self.config_text(), resumed=self.checkpoint is not None)
         callbacks: list[Callback] = [self.run_folder, DataWait(), FiniteLoss(), Preemption(), ExactResume()]

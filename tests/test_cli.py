@@ -252,6 +252,22 @@ def test_our_callbacks_are_always_there_and_the_users_are_added():
     assert next(c for c in cli.trainer.callbacks if isinstance(c, KNNMonitor)).k == 3
 
 
+def test_averaged_weights_are_what_is_tested_and_the_run_goes_on_with_its_own():
+    words = ["--trainer.limit_train_batches", "2", *BLIND, "--trainer.callbacks+=WeightEMA"]
+    words += ["--trainer.callbacks.decay", "0.5", "--data.image_size", "16", "--model.backbone_args", '{"width": 2}']
+    start = ["fit", "--model", "Classifier", "--model.backbone", "convnet", "--data", "Digits", *words]
+    start += ["--model.schedule", "constant"]
+    main([*start, "--trainer.max_epochs", "1", "--run", "a"])
+    main(["fit", "--run", "a", "--ckpt_path", "last", "--trainer.max_epochs", "2"])
+    main([*start, "--trainer.max_epochs", "2", "--run", "b"])
+    one, two = load("a/checkpoints/last.ckpt"), load("b/checkpoints/last.ckpt")
+    for state in (lambda saved: saved["state_dict"], lambda saved: saved["callbacks"]["WeightEMA"]["weights"]):
+        assert all(torch.equal(tensor, state(two)[name]) for name, tensor in state(one).items())
+    name = "classifier.weight"
+    assert not torch.equal(one["state_dict"][name], one["callbacks"]["WeightEMA"]["weights"][name])
+    main(["test", "--run", "a", "--ckpt_path", "last", "--trainer.limit_test_batches", "0"])
+
+
 def test_slurm_requeue_is_left_to_our_callback(monkeypatch):
     for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "17"}.items():
         monkeypatch.setenv(name, value)

@@ -86,6 +86,9 @@ def folder(tmp_path, monkeypatch):
     for name in ("videos", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "flickr8k").symlink_to(tmp_path)
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / "imagenet" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "imagenet" / name / "0.png")
     for name in ("shards", "more"):
         write_shards("captions.csv", tmp_path / name)
     for name in ("text", "other"):
@@ -120,7 +123,7 @@ def test_a_recipe_builds_on_its_data_and_cifar_on_a_copy_in_folders(path):
     if "cifar10" not in path.stem:
         return
     assert type(cli.datamodule).__name__ == "CIFAR10"
-    copy = build("-c", str(path), "--data", "ImageFolder", "--data.root", "pictures", "--data.image_size", "32")
+    copy = build("-c", str(path), "--data", "ImageFolder", "--data.root", "imagenet", "--data.image_size", "32")
     assert type(copy.datamodule).__name__ == "ImageFolder"
     assert copy.datamodule.batch_size == cli.datamodule.batch_size
     assert type(copy.datamodule.views) is type(cli.datamodule.views)
