@@ -119,20 +119,21 @@ class ResultsFile(Callback):
     ) -> dict[str, str]:
         """The protocol of every metric that has one."""
         found = {}
+        few = labels_in_use(trainer)
+        labels = "" if few is None else f",{len(few['indices'])} labels"
         layers = pl_module.feature_layers if isinstance(pl_module, ReadsLayers) else []
         for metric in metrics:
             scores = [s for s in feature_scores(trainer) if metric.startswith(f"test/{s.name}_")]
             if scores:
-                found[metric] = max(scores, key=lambda s: len(s.name)).protocol
+                score = max(scores, key=lambda s: len(s.name))
+                found[metric] = score.protocol + labels * score.needs_labels
                 if layers and metric == score_of(metric):  # else the layer is in the name
                     found[metric] += f",layer {layers[0]}"
         for source in (pl_module, *vars(trainer)["callbacks"]):
             own = source.protocols if isinstance(source, NamesProtocols) else {}
-            found |= {m: own[name] for m in metrics if (name := score_of(m).removeprefix("test/")) in own}
-        few = labels_in_use(trainer)
-        return (
-            found if few is None else {m: f"{protocol},{len(few['indices'])} labels" for m, protocol in found.items()}
-        )
+            learned = labels * (source is pl_module)
+            found |= {m: own[name] + learned for m in metrics if (name := score_of(m).removeprefix("test/")) in own}
+        return found
 
 
 def score_of(metric: str) -> str:

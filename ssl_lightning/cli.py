@@ -273,8 +273,16 @@ class SSLCLI(LightningCLI):
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
         config = self.config_init[verb].trainer
         self.run_folder = RunFolder(self.config_text(), resumed=self.checkpoint is not None)
-        callbacks: list[Callback] = [self.run_folder, DataWait(), FiniteLoss(), Preemption(), ExactResume()]
-        callbacks += [LabelledIndices(), ResultsFile(), PredictionsFile()]
+        # before the folder says how the run goes on, it is known whether it may
+        callbacks: list[Callback] = [
+            LabelledIndices(),
+            self.run_folder,
+            DataWait(),
+            FiniteLoss(),
+            Preemption(),
+            ExactResume(),
+        ]
+        callbacks += [ResultsFile(), PredictionsFile()]
         if self.config[verb].compile:
             callbacks.append(Compile())
         theirs = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]

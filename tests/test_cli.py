@@ -244,6 +244,42 @@ def test_unlabelled_pictures_train_a_method_without_labels():
 # ---- the trainer
 
 
+def test_few_labels_are_those_that_the_run_began_with(capsys, caplog):
+    words = ["fit", "--model", "LinearProbe", "--data", "Digits", *TINY, *BLIND, "--data.label_fraction", "0.05"]
+    main([*words, "--trainer.max_epochs", "1", "--run", "a"])
+    assert "Digits: 72 images of 3 x 32 x 32, 1 batches" in capsys.readouterr().out
+    drawn = json.loads(Path("a/labelled_indices.json").read_text())
+    assert len(drawn["indices"]) == 72
+    resume = ["fit", "--run", "a", "--ckpt_path", "last", "--trainer.max_epochs", "2"]
+    with pytest.raises(SystemExit):
+        main([*resume, "--seed_everything", "1"])
+    assert "began with the labelled images of a/labelled_indices.json" in capsys.readouterr().err
+    assert [path.name for path in Path("a").glob("config*")] == ["config.yaml"]  # what `test` reads
+    main(resume)
+    caplog.clear()
+    main(["test", "--run", "a", "--ckpt_path", "last", "--trainer.limit_test_batches", "0"])
+    assert "72 of 1,437 labelled training images are used, 7 to 8 of each class" in caplog.messages
+
+
+def test_a_probe_takes_weights_from_elsewhere_and_then_needs_them_no_more(capsys):
+    net = timm.create_model("resnet10t", num_classes=5)
+    torch.save({"state_dict": {f"net.{k}": v for k, v in net.state_dict().items()}}, "other.ckpt")
+    words = ["--data", "Digits", "--data.batch_size", "64", "--trainer.limit_train_batches", "1", *BLIND]
+    words = ["fit", "--model", "LinearProbe", *words, "--model.checkpoint", "other.ckpt", "--trainer.max_epochs", "1"]
+    named = [*words, "--model.backbone", "resnet10t", "--model.backbone_args.small_stem", "false", "--run", "a"]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "name the network, by backbone" in capsys.readouterr().err
+    main(named)
+    Path("other.ckpt").unlink()
+    main(["fit", "--run", "a", "--ckpt_path", "last", "--trainer.max_epochs", "2"])
+    main(["test", "--run", "a", "--ckpt_path", "last", "--trainer.limit_test_batches", "0"])
+    saved = load("a/checkpoints/last.ckpt")
+    weights = saved["state_dict"]
+    assert saved["ssl_lightning"]["backbone"]["small_stem"] is False
+    assert torch.equal(weights["backbone.net.layer1.0.conv1.weight"], net.layer1[0].conv1.weight)
+
+
 def test_our_callbacks_are_always_there_and_the_users_are_added():
     cli = SSLCLI([*FIT, "--trainer.callbacks+=LearningRateMonitor", "--knn.k", "3"])
     kinds = [type(callback) for callback in cli.trainer.callbacks]

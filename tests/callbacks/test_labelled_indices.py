@@ -6,6 +6,7 @@ import pytest
 
 from callbacks.knn import KNNMonitor
 from callbacks.labelled_indices import LabelledIndices
+from callbacks.rank import RankMonitor
 from callbacks.results import ResultsFile
 from datamodules import Digits
 from ssl_lightning.methods import LinearProbe
@@ -64,13 +65,14 @@ def test_the_protocols_of_a_test_say_how_many_labels_there_were(tmp_path):
     model = make(LinearProbe)
     protocols = []
     for data in (digits(), digits(labels_per_class=None)):
-        trainer(tmp_path, KNNMonitor(k=3), ResultsFile()).test(model, data, verbose=False)
+        trainer(tmp_path, KNNMonitor(k=3), RankMonitor(), ResultsFile()).test(model, data, verbose=False)
         results = json.loads((tmp_path / "results.json").read_text())
         protocols.append(results["protocols"])
         assert results["data"]["init_args"]["labels_per_class"] == data.labels_per_class
         assert results["data"]["init_args"]["label_fraction"] == 1.0
     few, whole = protocols
-    assert few == {metric: f"{protocol},40 labels" for metric, protocol in whole.items()}
+    assert whole.keys() == {f"test/{name}" for name in ("top1", "knn_top1", "knn_top5", "feature_rank", "feature_std")}
+    assert few == {m: p + ",40 labels" * ("feature" not in m) for m, p in whole.items()}
 
 
 def test_two_processes_draw_the_same(tmp_path):
