@@ -123,9 +123,9 @@ def class_name(described: dict[str, Any]) -> str:
     return str(described.get("class_path", "unknown")).split(".")[-1]
 
 
-def family(class_path: str) -> str:
-    """`transform prediction` of ssl_lightning.methods.transform_prediction.rotnet.RotNet; empty of a user's class."""
-    found = re.match(r"ssl_lightning\.methods\.(\w+)\.\w", class_path)
+def family(path: str) -> str:
+    """`transform prediction` of ssl_lightning.methods.transform_prediction.rotnet; empty of a user's own module."""
+    found = re.match(r"ssl_lightning\.methods\.(\w+)\.\w", path)
     return found[1].replace("_", " ") if found else ""
 
 

@@ -54,14 +54,18 @@ def tables(runs: Sequence[Run], each: bool = False) -> list[Table]:
         same = choices(run.data_arguments for run in runs if run.data == mine[0].data)
         heading = [mine[0].data, *(setting(k, v) for k, v in mine[0].data_arguments.items() if len(same[k]) > 1)]
         columns = list(dict.fromkeys(Column(s.name, s.protocol) for run in mine for s in run.scores))
-        names = list(dict.fromkeys(column.score for column in columns))
-        columns.sort(key=lambda column, names=names: names.index(column.score))  # type: ignore[misc]
+        names = list(dict.fromkeys(_base(column) for column in columns))  # a score's columns side by side
+        columns = sorted(columns, key=lambda column, names=names: names.index(_base(column)))  # type: ignore[misc]
         shown = [column for column in columns if not BESIDES.search(column.score)] or columns
         differing = {id(run): words for run, words in zip(mine, differences(mine), strict=True)}
         groups = [[run] for run in mine] if each else by_seed(mine)
         rows = [row for group in groups for row in _rows(group, differing[id(group[0])])]
         found.append(Table(", ".join(heading), shown, [c for c in columns if c not in shown], rows))
     return found
+
+
+def _base(column: Column) -> str:
+    return column.score.split(",")[0]
 
 
 def by_seed(runs: Sequence[Run]) -> list[list[Run]]:
