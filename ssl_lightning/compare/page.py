@@ -63,7 +63,7 @@ def page(runs: Sequence[Run], left_out: Sequence[str]) -> str:
     title = f"{len(runs)} run{'s' * (len(runs) > 1)} compared"
     about_it = [tag("h1", title), tag("p", f"ssl-lightning {__version__} compare", class_="soft")]
     about_it += [tag("p", line, class_="soft") for line in notes(found)]
-    about_it += [tag("p", f"Left out: {line}") for line in left_out]
+    about_it += [tag("p", f"Left out {line}") for line in left_out]
     begin = tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -69,14 +69,17 @@ def _base(column: Column) -> str:
 
 
 def by_seed(runs: Sequence[Run]) -> list[list[Run]]:
-    """Groups of runs that differ in the seed alone; a seed that comes again begins another group."""
-    groups: dict[tuple[str, int], list[Run]] = {}
+    """Groups of runs that differ in the seed alone; a seed that comes again, or is not known, begins another group."""
+    groups: dict[str, list[list[Run]]] = {}
     for run in runs:
-        key, again = f"{run.model} {plain(run.arguments)}", 0
-        while any(run.seed == other.seed for other in groups.get((key, again), [])):
-            again += 1
-        groups.setdefault((key, again), []).append(run)
-    return list(groups.values())
+        alike = groups.setdefault(f"{run.model} {plain(run.arguments)}", [])
+        free = (group for group in alike if not {run.seed, None} & {other.seed for other in group})
+        group = next(free, None) if run.seed is not None else None
+        if group is None:
+            alike.append([run])
+        else:
+            group.append(run)
+    return [group for alike in groups.values() for group in alike]
 
 
 def _rows(group: list[Run], arguments: str) -> list[Row]:
