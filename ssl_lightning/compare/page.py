@@ -46,7 +46,8 @@ def page(runs: Sequence[Run], left_out: Sequence[str]) -> str:
     parts: list[Markup] = []
     for table, alone in zip(found, single, strict=True):
         parts += [tag("h2", table.data), drawn(table, table.columns, ids, numbers)]
-        parts.append(folded("Run by run", drawn(alone, alone.columns, ids, numbers)))
+        if any(len(row.runs) > 1 for row in table.rows):
+            parts.append(folded("Run by run", drawn(alone, alone.columns, ids, numbers)))
         if table.besides:
             parts.append(folded("Other numbers", drawn(table, table.besides, ids, numbers)))
         parts += while_training(table, numbers, curves)
@@ -164,7 +165,8 @@ def section(run: Run, number: int, differs: str, curves: Mapping[str, Curve], sh
     return tag(
         "details",
         tag("summary", run.name, tag("span", f"{run.model}, {run.data}", class_="soft")),
-        tag("dl", *(part for name, words in known for part in (tag("dt", name), tag("dd", words)))),
+        # the target of links is inside, for then they unfold it
+        tag("dl", *(part for name, words in known for part in (tag("dt", name), tag("dd", words))), id=f"run{number}"),
         tag("div", *(chart(name, [curves[name]]) for name in names[:CURVES]), class_="charts"),
         *([] if curves else [tag("p", "No metrics.jsonl, no curves.", class_="soft")]),
         *left_out("Curves", names[CURVES:]),
@@ -172,7 +174,6 @@ def section(run: Run, number: int, differs: str, curves: Mapping[str, Curve], sh
         *left_out("Pictures", shown.left_out),
         folded("All arguments", tag("div", tag("table", *rows), class_="wide")),
         class_="run",
-        id=f"run{number}",
         open=is_open,
     )
 

@@ -174,8 +174,16 @@ def notes(found: Sequence[Table]) -> list[str]:
     rows = [row for table in found for row in table.rows]
     lines = ["A column holds one score by one protocol, whose number is in its head: do not compare across columns."]
     if any(len(row.runs) > 1 for row in rows):
-        lines.append("Mean ± standard deviation (n - 1) over seeds; (n): only so many of the row's runs have it.")
-    if any(not cell(row, c) for table in found for row in rows_of(table, table.columns) for c in table.columns):
+        lines.append("Mean ± standard deviation (n - 1) over seeds.")
+    counts = [
+        (len(row.values.get(column, [])), len(row.runs))
+        for table in found
+        for row in rows_of(table, table.columns)
+        for column in table.columns
+    ]
+    if any(0 < some < every for some, every in counts):
+        lines.append("(n): of so many of the row's runs, the others do not have it.")
+    if any(some == 0 for some, _ in counts):
         lines.append("An empty cell: not measured.")
     if any("" in (c.protocol for c in table.columns) for table in found):
         lines.append("Where no protocol was recorded, nothing says that two numbers compare.")
