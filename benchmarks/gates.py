@@ -2,7 +2,7 @@
 
     python benchmarks/gates.py     print the table of the README from results/learn*.json
 
-A gate whose results have the form of benchmarks/learn.py takes one line in GATES; another form a function too.
+A gate whose results have the form of benchmarks/learn.py takes one line in GATES; another form takes a function, too.
 """
 
 import json
@@ -29,8 +29,9 @@ def run_of(record: Record, name: str, method: type | None, data: str, scores: li
     """A run to compare, with the network and the steps, which differ between the gates."""
     arguments = record.get("arguments") or record.get("recipe", {}).get("model", {})
     network = arguments.get("backbone") or arguments.get("size")
-    if network and (shape := arguments.get("backbone_args")):
-        network += f", width {shape['embed_dim']}, depth {shape['depth']}"
+    shape = arguments.get("backbone_args") or {}
+    for key, words in {"width": "width", "embed_dim": "width", "depth": "depth"}.items():
+        network = f"{network}, {words} {shape[key]}" if key in shape else network
     made = {"model.backbone": network, "steps": record.get("steps")}
     return Run(
         name=name,
@@ -47,9 +48,9 @@ def learned(methods: Mapping[str, type], data: str, record: Record, name: str) -
     """Of the form of learn.py: features of the trained and of the untrained network, accuracies in percent."""
     ids = {protocol.split("-")[0]: protocol for protocol in record["protocols"]}
     scores = []
-    for key in ids:
-        for state, of in (("trained", ""), ("untrained", ", untrained")):
-            found = record[state]
+    for state, of in (("trained", ""), ("untrained", ", untrained")):
+        found = record.get(state, {})
+        for key in (key for key in ids if key in found):
             layer = f"best of {len(found['linear by layer'])} on a split" if "layer" in found else ""
             scores.append(Score(f"{key}_top1{of}", found[key] / 100, ids[key], layer))
     return run_of(record, name, methods[record.get("method", "")], data, scores)
@@ -69,7 +70,7 @@ def tracking(record: Record, name: str) -> Run:
             scores.append(Score(f"{key}, untrained", record["untrained"]["digits"][key], ids[key]))
     method = learn_tracking.METHODS.get(record["method"])
     kept = [s for s in scores if s.name.split(",")[0] in ("ope_success_auc", "ope_precision_20", "pairs_k10")]
-    return run_of({**record, "recipe": {}}, name, method, "MovingDigits", kept)
+    return run_of(record, name, method, "MovingDigits", kept)
 
 
 def reversal(record: Record, name: str) -> Run:

@@ -20,7 +20,7 @@ from ssl_lightning.compare.tables import PERCENT, Column, markdown, tables
 
 KNN, KNN5, LINEAR = "knn-v1: k=20", "knn-v1: k=5", "linear-v1: 8 rates"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-HOSTILE = "<script>alert(1)</script><img src='http://x/y' onerror=\"alert(2)\">|`a`\n&amp;"
+HOSTILE = '" onclick="alert(0)" <script>alert(1)</script><img src=\'http://x/y\' onerror="alert(2)">|`a`\n&amp;'
 
 
 def made_up(folder: Path, metrics=None, protocols=None, model=None, data=None, seed=0, trainer=None, **more) -> Path:
