@@ -78,6 +78,7 @@ def run(seed: int, folder: Path, steps: int) -> dict[str, Any]:
         "token_accuracy": round(scores["test/token_accuracy"], 5),
         "sequences": len(data.held_out),
         "training_sequences": len(data.train),
+        "protocols": model.protocols,
         "steps": trainer.global_step,
         "fit_seconds": round(seconds),
         "data": DATA,

@@ -74,9 +74,11 @@ def trainer(folder: Path, epochs: int, accelerator: str) -> L.Trainer:
     )
 
 
-def scores(model: SiameseModule, root: Path, folder: Path, accelerator: str, part: str) -> dict[str, Any]:
-    """Of the held-out digits, and of each real sequence."""
-    found = {}
+def scores(
+    model: SiameseModule, root: Path, folder: Path, accelerator: str, part: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the held-out digits, and of each real sequence: the numbers and their protocols."""
+    found, protocols = {}, {}
     for name in ("digits", *SEQUENCES):
         data: Any = MovingDigits(train_videos=1)
         if name in SEQUENCES:
@@ -87,7 +89,9 @@ def scores(model: SiameseModule, root: Path, folder: Path, accelerator: str, par
         evaluate = run.validate if part == "val" and name == "digits" else run.test
         (metrics,) = evaluate(model, data, verbose=False)
         found[name] = {key.split("/")[1]: round(value, 4) for key, value in metrics.items()}
-    return found
+        measured = [c for c in run.callbacks if isinstance(c, (OnePassEvaluation, FramePairs))]
+        protocols[name] = {score: words for callback in measured for score, words in callback.protocols.items()}
+    return found, protocols
 
 
 def model_of(method: str, seed: int) -> SiameseModule:
@@ -102,7 +106,7 @@ def run(method: str, seed: int, root: Path, folder: Path, epochs: int | None, ac
     result: dict[str, Any] = {"method": method, "seed": seed}
     model = model_of(method, seed)
     if method == "UDT":  # DCF begins with the same weights
-        result["untrained"] = scores(model, root, folder / "untrained", accelerator, part)
+        result["untrained"], _ = scores(model, root, folder / "untrained", accelerator, part)
     if method in METHODS:
         fit = trainer(folder, epochs or RECIPE["trainer"]["max_epochs"], accelerator)
         last = folder / "checkpoints" / "last.ckpt"
@@ -110,9 +114,10 @@ def run(method: str, seed: int, root: Path, folder: Path, epochs: int | None, ac
         data = digits(method, seed, root)
         fit.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
         result |= {"fit_seconds": round(time.perf_counter() - start), "steps": fit.global_step}
+    found, protocols = scores(model, root, folder, accelerator, part)
     return result | {
-        "scores": scores(model, root, folder, accelerator, part),
-        "protocols": {**OnePassEvaluation().protocols, **FramePairs().protocols},
+        "scores": found,
+        "protocols": protocols,
         "recipe": RECIPE,
         "versions": {
             "ssl_lightning": __version__,

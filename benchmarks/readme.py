@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import backbones
 import chunks
 import decode
+import gates
 import learn
 import learn_clip
 import learn_masked
@@ -55,12 +56,11 @@ TABLES = {
 
 def filled(text: str) -> str:
     """The text with every table made anew from its results."""
-    for name, (results, table) in TABLES.items():
-        if results.exists():
-            new = table(json.loads(results.read_text()))
-            text = re.sub(
-                rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=new: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL
-            )
+    new = {name: table(json.loads(path.read_text())) for name, (path, table) in TABLES.items() if path.exists()}
+    for name, table in {**new, "gates": gates.table()}.items():
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL
+        )
     return text
 
 

@@ -42,6 +42,7 @@ from datamodules.video import FrameFolder
 from datamodules.word_pieces import VOCAB_SIZE, train
 from ssl_lightning import __version__, errors, methods, track, zero_shot
 from ssl_lightning.base import OPTIMIZATION, SSLModule
+from ssl_lightning.compare import compare
 from ssl_lightning.errors import ParseError, UserError
 from ssl_lightning.export import LAYOUTS, export
 from ssl_lightning.run import (
@@ -455,6 +456,18 @@ def run_track(words: list[str]) -> None:
     say(f"written     {args.output}/boxes.txt\npictures    {args.output}/track.png")
 
 
+def run_compare(words: list[str]) -> None:
+    parser = errors.Words("ssl-lightning compare", allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="Folder of a run that was tested, or a results.json.")
+    parser.add_argument("--output", default="compare", help="Folder for compare.html, .md and .csv (%(default)s).")
+    args = parser.parse_args(words)
+    text, left_out = compare(map(Path, args.runs), Path(args.output))
+    for line in left_out:
+        print(f"warning: left out {line}", file=sys.stderr)
+    say(f"{text}\n\nwritten     {args.output}/compare.md\n            {args.output}/compare.csv")
+    say(f"page        {args.output}/compare.html")
+
+
 def run_tokenizer(words: list[str]) -> None:
     parser = errors.Words("ssl-lightning tokenizer", allow_abbrev=False)
     parser.add_argument("--files", required=True, nargs="+", help="Text files or patterns, one sentence a line.")
@@ -487,6 +500,8 @@ def run(args: list[str]) -> None:
             run_zeroshot(args[1:])
         elif args[0] == "track":
             run_track(args[1:])
+        elif args[0] == "compare":
+            run_compare(args[1:])
         elif args[0] == "tokenizer":
             run_tokenizer(args[1:])
         else:

@@ -13,6 +13,7 @@ VERBS = {
     "tokenizer": "train a WordPiece tokenizer on text files: tokenizer --files F ... --output T.json",
     "zeroshot": "classify a folder of pictures with words: zeroshot --ckpt_path C --images DIR --classes cat,dog",
     "track": "follow a target through a folder of frames: track --ckpt_path C --video DIR --box x,y,w,h",
+    "compare": "put the results of runs into one table, by protocol, and a page: compare RUN... --output DIR",
     "shards": "put images and captions into tar files: shards --table T.csv --output DIR",
     "backbones": "list the networks for --model.backbone: backbones [PATTERN] [--image_size 32]",
 }
