@@ -172,7 +172,9 @@ class TransferModule(LabelledModule):
             try:
                 recipe, state = read_backbone(checkpoint, which)
             except ForeignFileError as error:
-                raise ValueError(f"{error}. Of weights from elsewhere name the network, by backbone") from error
+                raise ValueError(
+                    f"{error}. Weights from elsewhere need their network's name: --model.backbone"
+                ) from error
             for name, ours in {"image_size": image_size, "in_channels": in_channels}.items():
                 if ours not in (None, recipe[name]):
                     raise ValueError(

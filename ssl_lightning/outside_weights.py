@@ -29,11 +29,14 @@ SHOWN = 3  # keys in an error
 CONVERSION = """\
     import torch
     from safetensors.torch import save_file
+    def tensors(of, name=""):
+        of = of.state_dict() if hasattr(of, "state_dict") else of
+        if torch.is_tensor(of):
+            yield name[:-1], of.clone(memory_format=torch.contiguous_format)
+        for key, inside in of.items() if isinstance(of, dict) else ():
+            yield from tensors(inside, f"{{name}}{{key}}.")
     content = torch.load({source!r}, map_location="cpu", weights_only=False)
-    content = content.state_dict() if hasattr(content, "state_dict") else content
-    state = content.get("state_dict") or content.get("model") or content
-    tensors = {{k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items() if torch.is_tensor(v)}}
-    save_file(tensors, {target!r})"""
+    save_file(dict(tensors(content)), {target!r})"""
 
 
 class Found(NamedTuple):

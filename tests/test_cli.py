@@ -270,7 +270,7 @@ def test_a_probe_takes_weights_from_elsewhere_and_then_needs_them_no_more(capsys
     named = [*words, "--model.backbone", "resnet10t", "--model.backbone_args.small_stem", "false", "--run", "a"]
     with pytest.raises(SystemExit):
         main(words)
-    assert "name the network, by backbone" in capsys.readouterr().err
+    assert "Weights from elsewhere need their network's name: --model.backbone" in capsys.readouterr().err
     main(named)
     Path("other.ckpt").unlink()
     main(["fit", "--run", "a", "--ckpt_path", "last", "--trainer.max_epochs", "2"])

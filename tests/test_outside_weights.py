@@ -300,31 +300,23 @@ def test_another_network_is_named_with_what_differs(theirs, name, args, words, t
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
-def test_a_file_with_other_objects_says_how_to_convert_it(resnet, tmp_path, monkeypatch):
-    torch.save(
-        {"state_dict": under("module.", resnet.state_dict()), "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth"
-    )
-    with pytest.raises(
-        ValueError, match=r"does not load safely: .*, argparse\.Namespace.* give a\.safetensors"
-    ) as error:
+@pytest.mark.parametrize("kind", ["state_dict", "student", "net"])
+def test_a_file_with_other_objects_says_how_to_convert_it(kind, resnet, slow_copy, tmp_path, monkeypatch):
+    content = {
+        "state_dict": {"state_dict": under("module.", resnet.state_dict()), "args": argparse.Namespace(lr=1)},
+        "student": {**dino(resnet, slow_copy), "args": argparse.Namespace(lr=1), "epoch": 3},
+        "net": resnet,
+    }[kind]
+    named = r"torchvision\.models\.resnet\.ResNet" if kind == "net" else r"argparse\.Namespace"
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=f"does not load safely: .*, {named}.* give a.safetensors") as error:
         load_outside(resnet18(), str(tmp_path / "a.pth"))
     lines = str(error.value).splitlines()[1:]
     assert all(line.startswith("    ") for line in lines)
     monkeypatch.chdir(tmp_path)
-    exec("\n".join(line[4:] for line in lines))
+    exec("\n".join(line[4:] for line in lines), {})
     backbone = resnet18()
     load_outside(backbone, "a.safetensors")
-    check(backbone, resnet)
-
-
-def test_a_whole_network_is_not_unpickled(resnet, tmp_path, monkeypatch):
-    torch.save(resnet, tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=r"torchvision\.models\.resnet\.ResNet") as error:
-        load_outside(resnet18(), str(tmp_path / "net.pt"))
-    monkeypatch.chdir(tmp_path)
-    exec("\n".join(line[4:] for line in str(error.value).splitlines()[1:]))
-    backbone = resnet18()
-    load_outside(backbone, "net.safetensors")
     check(backbone, resnet)
 
 
@@ -417,10 +409,14 @@ def test_normalisation_is_imagenet_s_unless_it_is_given(vit, tmp_path):
 
 
 def test_without_the_name_of_their_network_they_are_refused(vit, tmp_path):
-    with pytest.raises(ValueError, match=r"vit\.ckpt was not written by ssl-lightning.* name the network, by backbone"):
+    with pytest.raises(
+        ValueError, match=r"vit\.ckpt was not written by ssl-lightning.* need their network's name: --model\.backbone"
+    ):
         LinearProbe(num_classes=2, checkpoint=str(vit[1]))
     save_file(vit[0].state_dict(), tmp_path / "vit.safetensors")
-    with pytest.raises(ValueError, match=r"vit\.safetensors was not written by ssl-lightning export.* by backbone"):
+    with pytest.raises(
+        ValueError, match=r"vit\.safetensors was not written by ssl-lightning export.* name: --model\.backbone"
+    ):
         LinearProbe(num_classes=2, checkpoint=str(tmp_path / "vit.safetensors"))
 
 
