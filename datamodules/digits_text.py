@@ -3,8 +3,8 @@
 from typing import Any
 
 from datamodules.digits import Digits
-from datamodules.image_text import ImageTextData, whole
-from datamodules.sets import Images
+from datamodules.image_text import ImageTextData
+from datamodules.sets import Images, whole
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (

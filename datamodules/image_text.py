@@ -13,7 +13,7 @@ from datamodules.batch import ImageBatch, ImageTextBatch
 from datamodules.byte_pairs import LEAST, VOCAB_SIZE, BytePairs, train
 from datamodules.draws import uniform
 from datamodules.images import ImageData
-from datamodules.sets import Images, Part
+from datamodules.sets import Images, whole
 from datamodules.tokenizer import Tokenized
 
 CAPTION_DRAW = 0xCA9  # parts this draw from those of the views
@@ -112,18 +112,3 @@ class ImageTextData(Tokenized[BytePairs], ImageData, ABC):
             tokens = self._captions.draw(batch.index, self.seed, self.trainer.current_epoch)
             return ImageTextBatch(batch.image, batch.label, batch.index, tokens)
         return batch
-
-    def transfer_batch_to_device(  # type: ignore[override]
-        self, batch: ImageBatch | ImageTextBatch, device: torch.device, dataloader_idx: int
-    ) -> ImageBatch | ImageTextBatch:
-        if isinstance(batch, ImageBatch):
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        image, label, tokens = (part.to(device, non_blocking=True) for part in (batch.image, batch.label, batch.tokens))
-        return ImageTextBatch(image, label, batch.index, tokens)
-
-
-def whole(images: Images) -> Images:
-    """The set that a part is of: a batch's `index` counts in it."""
-    while isinstance(images, Part):
-        images = images.whole
-    return images

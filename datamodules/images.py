@@ -12,7 +12,7 @@ from datamodules.augment import center_crop
 from datamodules.batch import ImageBatch
 from datamodules.data import Data
 from datamodules.loader import EpochBatches, Loader, TrainLoader
-from datamodules.sets import ImageFiles, Images, Part, balanced_rows
+from datamodules.sets import ImageFiles, Images, Part, balanced_rows, whole
 from datamodules.views import Views
 
 
@@ -158,8 +158,9 @@ class ImageData(Data):
         return self._evaluation("predict", self._ready().predict)
 
     def transfer_batch_to_device(self, batch: ImageBatch, device: torch.device, dataloader_idx: int) -> ImageBatch:
-        image, label, index, _ = batch
-        return ImageBatch(image.to(device, non_blocking=True), label.to(device, non_blocking=True), index)
+        stays = ("index", "views")  # draws come from the one on the CPU; the others are made on the device
+        fields = {name: part for name, part in batch._asdict().items() if name not in stays}
+        return batch._replace(**{name: part.to(device, non_blocking=True) for name, part in fields.items()})
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
@@ -179,7 +180,7 @@ class ImageData(Data):
         super().teardown(stage)
         if self._splits is not None:
             sets = [part for part in self._splits if part is not None]
-            for images in {id(whole): whole for whole in map(_whole, sets)}.values():
+            for images in {id(images): images for images in map(whole, sets)}.values():
                 if isinstance(images, ImageFiles) and images.skip_unreadable:
                     self._report_unreadable(images)
 
@@ -194,12 +195,6 @@ class ImageData(Data):
                 f"{len(rows)} of {len(images)} images could not be read and the next one stood in for each, "
                 f"such as for {images.root / images.names[rows[0]]}"
             )
-
-
-def _whole(images: Images) -> Images:
-    while isinstance(images, Part):
-        images = images.whole
-    return images
 
 
 def _without(n: int, rows: np.ndarray) -> np.ndarray:

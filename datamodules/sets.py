@@ -136,6 +136,18 @@ class Part(Images):
         return self.whole[self.rows[np.asarray(indices, dtype=np.int64)].tolist()]
 
 
+def whole(images: Images) -> Images:
+    """The set that a part is of: a batch's `index` counts in it."""
+    while isinstance(images, Part):
+        images = images.whole
+    return images
+
+
+def places(images: Images) -> np.ndarray:
+    """(N,) int64, where the images of a set lie in the whole one."""
+    return places(images.whole)[images.rows] if isinstance(images, Part) else np.arange(len(images))
+
+
 def balanced_rows(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Rows of `n` labelled images, drawn by `seed` with as equal numbers per class as the set allows.
 
