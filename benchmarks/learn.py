@@ -30,12 +30,12 @@ import torch
 import yaml
 
 from callbacks import ExactResume, FiniteLoss, KNNMonitor, LinearEvaluation, RunCheckpoint
-from datamodules import ImageFolder
+from datamodules import CIFAR10Tags, ImageFolder, NoisyTags
 from datamodules.images import Splits
 from datamodules.sets import Part, balanced_rows
 from ssl_lightning import __version__
 from ssl_lightning.base import ImageModule
-from ssl_lightning.methods import AET, Classifier, Colorization, Jigsaw, MoCo, MoCoV3, RotNet, SimCLR
+from ssl_lightning.methods import AET, VAE, Classifier, Colorization, Jigsaw, MoCo, MoCoV3, MultiTag, RotNet, SimCLR
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "learn.json"
@@ -46,6 +46,21 @@ BACKBONE = {"backbone": "convnet", "image_size": 32}
 BLOCKS = [0, 1, 2, 3]
 
 
+class Cifar(ImageFolder):
+    """The first pictures of every class, IMAGES in all; every test picture."""
+
+    def splits(self) -> Splits:
+        whole = super().splits()
+        part = Part(whole.train, balanced_rows(whole.train.labels, IMAGES, seed=0))
+        return whole._replace(train=part, bank=part)
+
+
+class TaggedCifar(NoisyTags, Cifar):
+    """The same with noisy tags, drawn by the seed, for the training alone."""
+
+    groups = CIFAR10Tags.groups
+
+
 class Recipe(NamedTuple):
     method: type[ImageModule]
     arguments: dict[str, Any]
@@ -54,6 +69,7 @@ class Recipe(NamedTuple):
     layers: list[int] | None = None  # to choose from
     batch_size: int = 256
     keys: tuple[str, ...] = ("knn", "linear")  # the scores that are to gain
+    data: type[Cifar] = Cifar
 
 
 def shipped(method: type[ImageModule], margin: float) -> Recipe:
@@ -97,19 +113,14 @@ RECIPES = {
     ),
     "Jigsaw": shipped(Jigsaw, margin=3.0),
     "Colorization": shipped(Colorization, margin=3.0),
+    "VAE": Recipe(VAE, {"latent_dim": 256, "lr": 2e-3, "schedule": "cosine"}, 8, margin=3.0, batch_size=128),
     "RotNet": shipped(RotNet, margin=5.0),
     "AET": shipped(AET, margin=5.0),
+    "MultiTag": Recipe(
+        MultiTag, {"num_tags": 12, "lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine"}, 20, data=TaggedCifar
+    ),
     "Classifier": Recipe(Classifier, {"num_classes": 10, "lr": 0.05, "weight_decay": 5e-4}, 20),
 }
-
-
-class Cifar(ImageFolder):
-    """The first pictures of every class, IMAGES in all; every test picture."""
-
-    def splits(self) -> Splits:
-        whole = super().splits()
-        part = Part(whole.train, balanced_rows(whole.train.labels, IMAGES, seed=0))
-        return whole._replace(train=part, bank=part)
 
 
 def run(name: str, seed: int, data: Path, folder: Path, epochs: int | None) -> dict[str, Any]:
@@ -117,8 +128,8 @@ def run(name: str, seed: int, data: Path, folder: Path, epochs: int | None) -> d
     arguments = {**BACKBONE, **recipe.arguments}
     L.seed_everything(seed, verbose=False)
     model = recipe.method(**arguments, feature_layer=recipe.layers)
-    images = Cifar(
-        str(data / "cifar10"),
+    images = recipe.data(
+        root=str(data / "cifar10"),
         image_size=32,
         cache=True,
         batch_size=recipe.batch_size,

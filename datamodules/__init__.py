@@ -1,20 +1,23 @@
 """Data sets, their views, and the batches they yield."""
 
-from datamodules.batch import ImageBatch, ImageTextBatch, PairBatch, SequenceBatch, TextBatch, VideoBatch
+from datamodules.batch import ImageBatch, ImageTextBatch, PairBatch, SequenceBatch, TaggedBatch, TextBatch, VideoBatch
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.digits_text import DigitsText
 from datamodules.image_folder import ImageFolder
+from datamodules.image_tags_csv import ImageTagsCSV
 from datamodules.image_text import ImageTextData
 from datamodules.image_text_csv import ImageTextCSV
 from datamodules.image_text_shards import ImageTextShards
 from datamodules.images import ImageData
 from datamodules.moving_digits import MovingDigits
+from datamodules.noisy_tags import CIFAR10Tags, DigitsTags, NoisyTags
 from datamodules.pairs_file import PairsFile
 from datamodules.photos import Photos
 from datamodules.python_docs import PythonDocs
 from datamodules.reversal import Reversal
 from datamodules.stl10 import STL10
+from datamodules.tags import TaggedData
 from datamodules.text import TextData
 from datamodules.text_file import TextFile
 from datamodules.video_folder import VideoFolder
@@ -35,13 +38,16 @@ __all__ = [
     "CIFAR100",
     "STL10",
     "BYOLViews",
+    "CIFAR10Tags",
     "CropFlipViews",
     "Crops",
     "Digits",
+    "DigitsTags",
     "DigitsText",
     "ImageBatch",
     "ImageData",
     "ImageFolder",
+    "ImageTagsCSV",
     "ImageTextBatch",
     "ImageTextCSV",
     "ImageTextData",
@@ -49,6 +55,7 @@ __all__ = [
     "MoCoV1Views",
     "MoCoV2Views",
     "MovingDigits",
+    "NoisyTags",
     "PairBatch",
     "PairsFile",
     "Photos",
@@ -57,6 +64,8 @@ __all__ = [
     "Reversal",
     "SequenceBatch",
     "SimCLRViews",
+    "TaggedBatch",
+    "TaggedData",
     "TextBatch",
     "TextData",
     "TextFile",

@@ -42,6 +42,24 @@ class ImageTextBatch(NamedTuple):
     views: tuple[Tensor, ...] = ()
 
 
+class TaggedBatch(NamedTuple):
+    """A training batch of B images, each with one or more tags.
+
+    Args:
+        image: (B, C, H, W) uint8, as stored.
+        label: (B,) int64 class numbers, -1 where there is none.
+        index: (B,) int64 places in the data set, kept on the CPU: the random draws come from them.
+        tags: (B, K) int64 numbers of tags, none twice in a row; filled with -1.
+        views: float32 tensors (B, C, size, size) in [0, 1], none before the datamodule has made them.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+    tags: Tensor
+    views: tuple[Tensor, ...] = ()
+
+
 PAD, BOS, EOS, UNKNOWN = range(4)  # token numbers that stand for no word; words follow
 
 

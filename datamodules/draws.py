@@ -29,6 +29,12 @@ def uniform(index: Tensor, n: int, *key: int) -> Tensor:
     return _shift(_mix(state[:, None] + steps), 40).to(torch.float32) * 2.0**-24
 
 
+def normal(u: Tensor) -> Tensor:
+    """Standard normal numbers from those of `uniform`, float32: each is where the distribution function has reached the
+    middle of its step of 2**-24, so that none is infinite."""
+    return torch.special.ndtri(u.double() + 2.0**-25).to(torch.float32)
+
+
 def global_seed() -> int:
     """Returns the seed that `lightning.seed_everything` has set in the environment, 0 where it has not."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))

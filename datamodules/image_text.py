@@ -112,11 +112,3 @@ class ImageTextData(Tokenized[BytePairs], ImageData, ABC):
             tokens = self._captions.draw(batch.index, self.seed, self.trainer.current_epoch)
             return ImageTextBatch(batch.image, batch.label, batch.index, tokens)
         return batch
-
-    def transfer_batch_to_device(  # type: ignore[override]
-        self, batch: ImageBatch | ImageTextBatch, device: torch.device, dataloader_idx: int
-    ) -> ImageBatch | ImageTextBatch:
-        if isinstance(batch, ImageBatch):
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        image, label, tokens = (part.to(device, non_blocking=True) for part in (batch.image, batch.label, batch.tokens))
-        return ImageTextBatch(image, label, batch.index, tokens)

@@ -1,7 +1,5 @@
 """Tables of image files and their captions, as open_clip reads them."""
 
-import csv
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from datamodules.files import FileImages
 from datamodules.image_text import ImageTextData
 from datamodules.images import Splits
 from datamodules.sets import Images, Part, whole
+from datamodules.table import read_rows
 
 COLUMNS = ("filepath", "title")
 
@@ -89,45 +88,12 @@ def read_table(path: str | Path, folder: Path) -> dict[str, list[str]]:
     """The captions of each file that a table lists, in its order.
 
     Raises:
-        FileNotFoundError: there is no such table, or a file that it lists.
-        ValueError: it lacks a column, has no line, an empty caption, a line with more fields than columns, or is not
-            text in UTF-8.
+        FileNotFoundError, ValueError: see `read_rows`, or a caption is empty.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no table {path}")
     titles: dict[str, list[str]] = {}
-    csv.field_size_limit(sys.maxsize)
-    mark, called = ("\t", "tab") if path.suffix == ".tsv" else (",", "comma")
-    with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin with a byte order mark
-        rows = csv.DictReader(file, delimiter=mark)
-        try:
-            found = rows.fieldnames or []
-            if missing := [name for name in COLUMNS if name not in found]:
-                raise ValueError(
-                    f"{path} has no column {' and no '.join(missing)}: its first line must name the columns "
-                    f"{' and '.join(COLUMNS)}, and names {', '.join(found) or 'none'}"
-                )
-            for row in rows:
-                if more := row.get(None):
-                    raise ValueError(
-                        f"{path}, line {rows.line_num}: {len(found) + len(more)} fields, and the first line names "
-                        f"{len(found)}: put a caption with a {called} between double quotes"
-                    )
-                name, title = (row[column] or "" for column in COLUMNS)
-                if not title.strip():
-                    raise ValueError(
-                        f"{path}, line {rows.line_num}: the caption of {name!r} is empty: fill it in, or "
-                        "remove the line"
-                    )
-                if name not in titles and not (folder / name).is_file():
-                    raise FileNotFoundError(
-                        f"{path}, line {rows.line_num}: there is no image {folder / name}; files are named from the "
-                        f"folder of the training table, {folder.absolute()}"
-                    )
-                titles.setdefault(name, []).append(title)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not text in UTF-8: {error}") from error
-    if not titles:
-        raise ValueError(f"{path} lists no image")
+    for line, row in read_rows(path, folder, COLUMNS):
+        name, title = (row[column] for column in COLUMNS)
+        if not title.strip():
+            raise ValueError(f"{path}, line {line}: the caption of {name!r} is empty: fill it in, or remove the line")
+        titles.setdefault(name, []).append(title)
     return titles

@@ -224,8 +224,9 @@ class ImageData(Data):
         return self._evaluation("predict", self._ready().predict)
 
     def transfer_batch_to_device(self, batch: ImageBatch, device: torch.device, dataloader_idx: int) -> ImageBatch:
-        image, label, index, _ = batch
-        return ImageBatch(image.to(device, non_blocking=True), label.to(device, non_blocking=True), index)
+        stays = ("index", "views")  # draws come from the one on the CPU; the others are made on the device
+        fields = {name: part for name, part in batch._asdict().items() if name not in stays}
+        return batch._replace(**{name: part.to(device, non_blocking=True) for name, part in fields.items()})
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:

@@ -114,6 +114,37 @@ class LabelledFirst(EpochBatches):
             yield [*known[first : first + self.labelled_batch].tolist(), *(self.labelled + i for i in of_pool)]
 
 
+class ResampledBatches(EpochBatches):
+    """Training batches in which an image comes up in proportion to its weight.
+
+    An epoch has as many places as there are images. One whose share of them is 1.3 takes one or two in an epoch, 1.3 in
+    the mean; which, and in what order, is a function of (seed, epoch) alone.
+
+    Args:
+        weights: (n,) above 0.
+        batch_size: Samples in a batch of one process.
+        seed: Together with the epoch, decides what is drawn.
+        rank: This process's number; None asks torch.distributed.
+        world: How many processes there are; None asks torch.distributed.
+
+    Raises:
+        ValueError: if the samples do not fill one batch of every process.
+    """
+
+    def __init__(
+        self, weights: np.ndarray, batch_size: int, seed: int, rank: int | None = None, world: int | None = None
+    ) -> None:
+        super().__init__(len(weights), batch_size, seed, rank, world)
+        self.weights = np.asarray(weights, dtype=np.float64)
+
+    def order(self) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rows = rng.permutation(self.n)  # else neighbours in the set would never come in one epoch
+        ends = self.weights[rows].cumsum()
+        drawn = np.searchsorted(ends / ends[-1], (np.arange(self.n) + rng.random()) / self.n)
+        return rng.permutation(rows[drawn])
+
+
 class EvalBatches(Sampler[list[int]]):
     """Every image once, in order: image i goes to process i modulo W, and nothing is repeated for evenness.
 

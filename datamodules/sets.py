@@ -165,11 +165,8 @@ def whole(images: Images) -> Images:
 
 
 def places(images: Images) -> np.ndarray:
-    """(n,) int64 places of the images of a part in the whole set."""
-    rows = np.arange(len(images))
-    while isinstance(images, Part):
-        rows, images = images.rows[rows], images.whole
-    return rows
+    """(N,) int64, where the images of a set lie in the whole one."""
+    return places(images.whole)[images.rows] if isinstance(images, Part) else np.arange(len(images))
 
 
 def balanced_rows(labels: np.ndarray, n: int, seed: int) -> np.ndarray:

@@ -217,7 +217,7 @@ class ImageModule(SSLModule):
             name of any layer. Of a list of layers each is evaluated: one pass gives all, and the features of all
             images and layers are held at once. None: the last features. It does not change training, and ``test``
             may choose another than ``fit``. ``head``: the output of the method's projection head, in methods that have
-            one under this name (SimCLR, MoCo).
+            one under this name (SimCLR, MoCo); mu of VAE.
         kwargs: Optimization, see SSLModule.
 
     Raises:

@@ -61,7 +61,7 @@ from ssl_lightning.run import (
 __all__ = ["SSLCLI", "methods", "run"]
 
 # facts of the data that a method may need
-SIZES = ("image_size", "in_channels", "num_classes", "vocab_size", "mask_token", "end_token", "max_tokens")
+SIZES = ("image_size", "in_channels", "num_classes", "num_tags", "vocab_size", "mask_token", "end_token", "max_tokens")
 EVALUATION = {"knn": KNNMonitor, "linear": LinearEvaluation, "rank": RankMonitor, "map": FeatureMap}
 NOT_SAVED = ("run", "ckpt_path", "weights_only", "config")  # of one start, not of the run
 

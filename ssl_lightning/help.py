@@ -28,9 +28,11 @@ METHODS = {
     "Colorization": "tell the colours of a grey picture",
     "MAE": "tell the hidden patches of a picture of which a quarter is seen (vision transformers)",
     "SimMIM": "tell the hidden squares of a picture by a linear layer (vision transformers)",
+    "VAE": "draw a code from what the encoder tells of a picture, and the picture from the code",
     "BERT": "tell the masked words of a text, and whether its second part follows the first",
     "UDT": "follow a target through a video and back again, to where it began; then it tracks",
     "DCF": "the same network told where the target is: the yardstick of UDT",
+    "MultiTag": "tell which tags people have given a picture, some of them wrong",
     "Classifier": "supervised classification, the yardstick",
     "FixMatch": "few labels: what a weak view of another picture surely shows, a strong view of it must show",
     "Transformer": "an encoder and a decoder of attention, from a token sequence to another",
@@ -41,8 +43,10 @@ METHODS = {
 DATA = {
     "Digits": "1,797 scanned digits that come with scikit-learn; no download",
     "Photos": "crops of scikit-learn's two colour photographs; no download",
+    "DigitsTags": "Digits with noisy tags; no download",
     "CIFAR10": "60,000 pictures of 32 x 32, 10 classes; downloaded",
     "CIFAR100": "60,000 pictures of 32 x 32, 100 classes; downloaded",
+    "CIFAR10Tags": "CIFAR10 with noisy tags made of its labels; downloaded",
     "STL10": "113,000 pictures of 96 x 96, most of them unlabelled; downloaded",
     "Reversal": "word sequences of Python's documentation, to be reversed; no download",
     "PairsFile": "your own pairs of sentences, a line each: source TAB target",
@@ -53,6 +57,7 @@ DATA = {
     "TextFile": "your own text: one sentence a line, an empty line between documents",
     "DigitsText": "Digits with captions; no download",
     "ImageTextCSV": "your own pictures with captions: a table with the columns filepath and title",
+    "ImageTagsCSV": "your own pictures with tags: a table with the columns filepath and tags",
     "ImageTextShards": "pictures with captions in tar files of webdataset, streamed",
 }
 EXAMPLES = """\

@@ -109,6 +109,9 @@ def another_size() -> None:
 VIDEO = "fit --model UDT --data VideoFolder --data.image_size 16 --data.batch_size 2 --data.num_workers 0 --data.root"
 TRACK = "track --run udt --ckpt_path last --video videos/walk --box"
 CLIP = "fit --model CLIP --model.backbone convnet --data ImageTextCSV --data.image_size 8 --data.train"
+TAGS = "fit --model MultiTag --model.backbone convnet --data ImageTagsCSV"
+TAGGED = "filepath,tags"
+VAE = "fit --model VAE --data Digits --model.backbone convnet"
 NAME = "zeroshot --images pictures --ckpt_path clip/checkpoints/last.ckpt"
 CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     # verbs, classes, arguments
@@ -234,6 +237,23 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     (clip, f"{NAME} --classes cat --images clip/nothere", ["there is no image in", "clip/nothere"]),
     (clip, "export --run clip --ckpt_path last --output o --layout open_clip", ["open_clip has no CLIP on convnet"]),
     (other_method, "zeroshot --images moco --ckpt_path moco/checkpoints/last.ckpt --classes a", ["no image in"]),
+    # tags
+    (None, f"{TAGS.replace('ImageTagsCSV', 'Digits')}", ["MultiTag needs num_tags", "Digits has images"]),
+    (None, f"{TAGS.replace('ImageTagsCSV', 'DigitsTags')} --data.wrong 2", ["probability wrong must lie in [0, 1]"]),
+    (None, f"{TAGS.replace('ImageTagsCSV', 'DigitsTags')} --model.num_tags 9", ["num_tags is 9", "DigitsTags has 13"]),
+    (None, TAGS, ["ImageTagsCSV needs train", "--data.train"]),
+    (None, f"{TAGS} --data.train nothere.csv", ["there is no table nothere.csv"]),
+    (captions, f"{TAGS} --data.train c.csv", ["c.csv has no column tags", "names filepath, title"]),
+    (lambda: captions("pictures/7.png,x", columns=TAGGED), f"{TAGS} --data.train c.csv", ["line 2: there is no image"]),
+    (
+        lambda: captions("pictures/0.png,red big", "pictures/1.png,red", columns=TAGGED),
+        f"{TAGS} --data.train c.csv",
+        ["0 tags stand on at least 5 and at most 0.5 of the 2 images of c.csv", "change min_count or max_share"],
+    ),
+    # codes
+    (None, f"{VAE} --model.latent_dim 0", ["latent_dim and decoder_width must be at least 1, got 0 and 32"]),
+    (None, f"{VAE} --model.likelihood poisson", ["--model.likelihood", "'gaussian', 'bernoulli'"]),
+    (None, f"{VAE} --model.feature_layer 9", ["no layer 9", "3 (layers.11)"]),
     # video
     (None, f"{VIDEO} nothere", ["there is no folder", "nothere"]),
     (lambda: video(boxes="2,2,4,4\n" * 3), f"{VIDEO} videos", ["sequence walk: 3 lines", "4 frames", "frame 4"]),

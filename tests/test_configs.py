@@ -28,6 +28,7 @@ KINDS = {
     "text": ("bert", "python_docs", "text_file"),
     "video": ("udt", "dcf", "moving_digits", "video_folder"),
     "captions": ("clip", "digits_text", "image_text_csv", "image_text_shards"),
+    "tags": ("multi_tag", "digits_tags", "cifar10_tags", "image_tags_csv"),
 }
 PARTNERS = {
     "pictures": (["simclr", "--model.backbone", "convnet"], "digits", ("image_size", "in_channels")),
@@ -39,13 +40,16 @@ PARTNERS = {
         "digits_text",
         ("image_size", "vocab_size", "end_token", "max_tokens"),
     ),
+    "tags": (["multi_tag", "--model.backbone", "convnet"], "digits_tags", ("image_size", "in_channels", "num_tags")),
 }
 CLASSES = {"simclr": "SimCLR", "bert": "BERT", "transformer": "Transformer", "clip": "CLIP", "udt": "UDT"}
 CLASSES |= {
+    "multi_tag": "MultiTag",
     "digits": "Digits",
     "reversal": "Reversal",
     "python_docs": "PythonDocs",
     "digits_text": "DigitsText",
+    "digits_tags": "DigitsTags",
     "moving_digits": "MovingDigits",
 }
 
@@ -74,15 +78,19 @@ def build(*words: str) -> SSLCLI:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """An empty folder with one picture and one pair in it, where nothing may be downloaded."""
+    """An empty folder with ten pictures and one pair in it, where nothing may be downloaded."""
     quiet()
     monkeypatch.chdir(tmp_path)
     for name in ("pairs", "other"):
         (tmp_path / f"{name}.tsv").write_text("a b\tb a\n")
     (tmp_path / "pictures").mkdir()
-    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "pictures" / "0.png")
+    for i in range(10):
+        Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
     for name in ("captions", "other", "train", "test"):
         (tmp_path / f"{name}.csv").write_text("filepath,title\npictures/0.png,a black square\n")
+    tagged = [f"pictures/{i}.png,{'red' if i % 2 else 'blue'}" for i in range(10)]
+    for name in ("tags", "others"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["filepath,tags", *tagged, ""]))
     for name in ("videos", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "flickr8k").symlink_to(tmp_path)
@@ -151,6 +159,7 @@ def test_file_repeats_no_default(path):
         "video_folder": ["--data.root", "other"],
         "image_text_csv": ["--data.train", "other.csv"],
         "image_text_shards": ["--data.shards", "more"],
+        "image_tags_csv": ["--data.train", "others.csv"],
     }.get(path.stem, [])
     if key == "data" and "root" in given[key].get("init_args", {}) and path.stem == "image_folder":
         bare += ["--data.root", "other"]

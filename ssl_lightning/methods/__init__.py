@@ -6,6 +6,7 @@ from ssl_lightning.methods.contrastive.moco_v3 import MoCoV3
 from ssl_lightning.methods.contrastive.simclr import SimCLR
 from ssl_lightning.methods.cycle_consistency.dcf import DCF
 from ssl_lightning.methods.cycle_consistency.udt import UDT
+from ssl_lightning.methods.generative.vae import VAE
 from ssl_lightning.methods.masked.bert import BERT
 from ssl_lightning.methods.masked.mae import MAE
 from ssl_lightning.methods.masked.simmim import SimMIM
@@ -19,6 +20,7 @@ from ssl_lightning.methods.transform_prediction.aet import AET
 from ssl_lightning.methods.transform_prediction.colorization import Colorization
 from ssl_lightning.methods.transform_prediction.jigsaw import Jigsaw
 from ssl_lightning.methods.transform_prediction.rotnet import RotNet
+from ssl_lightning.methods.weakly_supervised.multi_tag import MultiTag
 
 __all__ = [
     "AET",
@@ -27,6 +29,7 @@ __all__ = [
     "DCF",
     "MAE",
     "UDT",
+    "VAE",
     "Classifier",
     "Colorization",
     "FineTune",
@@ -36,6 +39,7 @@ __all__ = [
     "MapProbe",
     "MoCo",
     "MoCoV3",
+    "MultiTag",
     "RotNet",
     "SimCLR",
     "SimMIM",

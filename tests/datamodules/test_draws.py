@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from datamodules.draws import global_seed, uniform
+from datamodules.draws import global_seed, normal, uniform
 
 INDEX = torch.arange(20_000)
 
@@ -92,3 +92,13 @@ def test_global_seed_is_that_of_the_environment(monkeypatch):
     assert global_seed() == 17
     monkeypatch.delenv("PL_GLOBAL_SEED")
     assert global_seed() == 0
+
+
+def test_normal_draws_are_normal_and_none_is_infinite():
+    z = normal(uniform(INDEX, 3, 5))
+    assert z.dtype == torch.float32
+    assert all(stats.kstest(column.numpy(), "norm").pvalue > 1e-3 for column in z.T)
+    ends = torch.tensor([0.0, 0.5, 1 - 2.0**-24])
+    expected = stats.norm.ppf(ends.double().numpy() + 2.0**-25)
+    np.testing.assert_allclose(normal(ends).numpy(), expected, rtol=1e-6)
+    assert expected[2] == -expected[0] > 5

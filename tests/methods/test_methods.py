@@ -75,7 +75,7 @@ def test_features_come_from_forward_and_survive_a_checkpoint(cls, tmp_path):
     run.fit(model, data(cls))
     again = cls.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", weights_only=True).eval()
     x = example(cls)
-    dim = model.backbone.dim if hasattr(model, "backbone") else model.dim
+    dim = model.dim if hasattr(model, "dim") else model.backbone.dim
     assert model.eval()(x).shape == (3, dim)
     assert torch.equal(again(x), model(x))
 

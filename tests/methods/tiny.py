@@ -8,8 +8,8 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
-from datamodules import DigitsText, MovingDigits, Photos, PythonDocs, Reversal
-from datamodules.batch import ImageBatch, ImageTextBatch, VideoBatch
+from datamodules import DigitsTags, DigitsText, MovingDigits, Photos, PythonDocs, Reversal
+from datamodules.batch import ImageBatch, ImageTextBatch, TaggedBatch, VideoBatch
 from datamodules.data import Data
 from ssl_lightning.base import ImageModule, SSLModule
 from ssl_lightning.methods import (
@@ -19,6 +19,7 @@ from ssl_lightning.methods import (
     DCF,
     MAE,
     UDT,
+    VAE,
     Classifier,
     Colorization,
     FineTune,
@@ -28,6 +29,7 @@ from ssl_lightning.methods import (
     MapProbe,
     MoCo,
     MoCoV3,
+    MultiTag,
     RotNet,
     SimCLR,
     SimMIM,
@@ -55,6 +57,8 @@ TINY: dict[type[SSLModule], dict[str, Any]] = {
     Colorization: {"decoder_dim": 8, "stride": 2, **ON_VIT},
     MAE: {"decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, "lr": 0.1, "warmup_epochs": 1, **ON_VIT},
     SimMIM: {"mask_unit": 8, "lr": 0.1, "warmup_epochs": 1, **ON_VIT},
+    VAE: {"latent_dim": 6, "decoder_width": 4},
+    MultiTag: {"num_tags": 13},
     Classifier: {"num_classes": 10},
     FineTune: {"num_classes": 10, "lr": 0.1, "warmup_epochs": 1},
     FixMatch: {"num_classes": 10, "threshold": 0.0, "unlabelled_ratio": 2, "ema": 0.9},
@@ -75,6 +79,8 @@ def data(cls: type[SSLModule] = ImageModule, **changes: Any) -> Data:
     """Data of the kind that a method is for."""
     if cls is CLIP:
         return DigitsText(**{"batch_size": 16, "image_size": 16, "vocab_size": 300, **changes})
+    if cls is MultiTag:
+        return DigitsTags(**{"batch_size": 16, "image_size": 16, **changes})
     if issubclass(cls, SiameseModule):
         videos = {"train_videos": 16, "val_videos": 1, "test_videos": 1, "length": 12}
         return MovingDigits(**{"batch_size": 16, "image_size": 16, **videos, **changes})
@@ -98,9 +104,11 @@ def training_batch(cls: type[SSLModule], model: Any, device: str) -> Any:
             label[4:] = -1
         batch = ImageBatch(image, label, torch.arange(16))
         batch = batch._replace(views=model.default_views()(batch.image, batch.index, 16, 0, 0))
-        if cls is not CLIP:
-            return batch
-        return ImageTextBatch(*batch[:3], torch.randint(258, (16, 24), device=device), batch.views)
+        if cls is CLIP:
+            return ImageTextBatch(*batch[:3], torch.randint(258, (16, 24), device=device), batch.views)
+        if cls is MultiTag:
+            return TaggedBatch(*batch[:3], torch.randint(-1, 13, (16, 4), device=device), batch.views)
+        return batch
     of = data(cls)
     of.setup("fit")
     return of.transfer_batch_to_device(next(iter(of.train_dataloader())), torch.device(device), 0)
