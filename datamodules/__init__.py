@@ -1,7 +1,18 @@
 """Data sets, their views, and the batches they yield."""
 
-from datamodules.batch import ImageBatch, ImageTextBatch, PairBatch, SequenceBatch, TextBatch, VideoBatch
+from datamodules.batch import (
+    DetectionBatch,
+    ImageBatch,
+    ImageTextBatch,
+    PairBatch,
+    SequenceBatch,
+    TextBatch,
+    VideoBatch,
+)
 from datamodules.cifar import CIFAR10, CIFAR100
+from datamodules.detection import DetectionData
+from datamodules.detection_digits import DetectionDigits
+from datamodules.detection_folder import DetectionFolder
 from datamodules.digits import Digits
 from datamodules.digits_text import DigitsText
 from datamodules.image_folder import ImageFolder
@@ -28,6 +39,10 @@ __all__ = [
     "BYOLViews",
     "CropFlipViews",
     "Crops",
+    "DetectionBatch",
+    "DetectionData",
+    "DetectionDigits",
+    "DetectionFolder",
     "Digits",
     "DigitsText",
     "ImageBatch",
