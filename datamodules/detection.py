@@ -58,6 +58,8 @@ class BoxedImages(Dataset[DetectionBatch], ABC):
         return len(self.objects)
 
     def __getitem__(self, rows: Sequence[int]) -> DetectionBatch:
+        if not rows:  # of a process that has none of few images
+            return DetectionBatch(*(column[:0] for column in self[[0]]))
         image = torch.stack([self.image(i) for i in rows])
         objects = [self.objects[i] for i in rows]
         return DetectionBatch(

@@ -1,5 +1,6 @@
 """Every YAML that is shipped parses, and builds its data and its method."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,12 @@ RECIPES = sorted((CONFIGS / "recipe").glob("*.yaml"))
 
 def untrained(path: Path) -> list[str]:
     """What a method file that wants a checkpoint takes in its place."""
-    names = {"linear_probe": "convnet", "map_probe": "convnet", "fine_tune": "vit_tiny_patch16_224"}
+    names = {
+        "linear_probe": "convnet",
+        "detection_transfer": "convnet",
+        "map_probe": "convnet",
+        "fine_tune": "vit_tiny_patch16_224",
+    }
     return ["--model.backbone", names[path.stem]] if path.stem in names else []
 
 
@@ -28,6 +34,7 @@ KINDS = {
     "text": ("bert", "python_docs", "text_file"),
     "video": ("udt", "dcf", "moving_digits", "video_folder"),
     "captions": ("clip", "digits_text", "image_text_csv", "image_text_shards"),
+    "boxes": ("detection_transfer", "detection_digits", "detection_folder"),
 }
 PARTNERS = {
     "pictures": (["simclr", "--model.backbone", "convnet"], "digits", ("image_size", "in_channels")),
@@ -39,6 +46,11 @@ PARTNERS = {
         "digits_text",
         ("image_size", "vocab_size", "end_token", "max_tokens"),
     ),
+    "boxes": (
+        ["detection_transfer", "--model.backbone", "convnet"],
+        "detection_digits",
+        ("image_size", "in_channels", "num_classes"),
+    ),
 }
 CLASSES = {"simclr": "SimCLR", "bert": "BERT", "transformer": "Transformer", "clip": "CLIP", "udt": "UDT"}
 CLASSES |= {
@@ -47,6 +59,8 @@ CLASSES |= {
     "python_docs": "PythonDocs",
     "digits_text": "DigitsText",
     "moving_digits": "MovingDigits",
+    "detection_transfer": "DetectionTransfer",
+    "detection_digits": "DetectionDigits",
 }
 
 
@@ -54,10 +68,10 @@ def kind(path: Path) -> str:
     return next((kind for kind, stems in KINDS.items() if path.stem in stems), "pictures")
 
 
-def partner(path: Path) -> tuple[str, str]:
-    """What goes with a file: data with a method, a method with data; as an option and its value."""
-    (method, *_), data, _ = PARTNERS[kind(path)]
-    return ("--data", CLASSES[data]) if path in METHODS else ("--model", CLASSES[method])
+def partner(path: Path) -> tuple[str, ...]:
+    """What goes with a file: data with a method, a method with data; as options and their values."""
+    (method, *words), data, _ = PARTNERS[kind(path)]
+    return ("--data", CLASSES[data]) if path in METHODS else ("--model", CLASSES[method], *words)
 
 
 def partner_file(path: Path) -> list[str]:
@@ -88,6 +102,10 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "flickr8k").symlink_to(tmp_path)
     for name in ("shards", "more"):
         write_shards("captions.csv", tmp_path / name)
+    for name in ("boxes", "more_boxes"):
+        (tmp_path / name / "annotations").mkdir(parents=True)
+        content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+        (tmp_path / name / "annotations" / "train.json").write_text(json.dumps(content))
     for name in ("text", "other"):
         (tmp_path / f"{name}.txt").write_text("a sentence\n")
 
@@ -148,6 +166,7 @@ def test_file_repeats_no_default(path):
         "video_folder": ["--data.root", "other"],
         "image_text_csv": ["--data.train", "other.csv"],
         "image_text_shards": ["--data.shards", "more"],
+        "detection_folder": ["--data.root", "more_boxes"],
     }.get(path.stem, [])
     if key == "data" and "root" in given[key].get("init_args", {}) and path.stem == "image_folder":
         bare += ["--data.root", "other"]

@@ -11,6 +11,7 @@ from ssl_lightning.methods.masked.mae import MAE
 from ssl_lightning.methods.masked.simmim import SimMIM
 from ssl_lightning.methods.supervised.classifier import Classifier
 from ssl_lightning.methods.supervised.transformer import Transformer
+from ssl_lightning.methods.transfer.detection_transfer import DetectionTransfer
 from ssl_lightning.methods.transfer.fine_tune import FineTune
 from ssl_lightning.methods.transfer.linear_probe import LinearProbe
 from ssl_lightning.methods.transfer.map_probe import MapProbe
@@ -28,6 +29,7 @@ __all__ = [
     "UDT",
     "Classifier",
     "Colorization",
+    "DetectionTransfer",
     "FineTune",
     "Jigsaw",
     "LinearProbe",
