@@ -129,7 +129,7 @@ class DetectionPictures(HeldOutPictures):
         ValueError: an argument is out of its range; when the run starts, the method does not detect.
     """
 
-    def __init__(self, every_n_epochs: int = 10, rows: int = 12, min_score: float = 0.5) -> None:
+    def __init__(self, every_n_epochs: int = 10, rows: int = 12, min_score: float = 0.3) -> None:
         super().__init__(every_n_epochs, rows)
         if not 0 <= min_score <= 1:
             raise ValueError(f"min_score must lie in [0, 1], got {min_score}")
@@ -177,8 +177,8 @@ def draw_boxes(images: Tensor, found: list[Boxes], there: list[Boxes], names: li
 
     for axes, image, mine, true in zip(grid, images.cpu(), found, there, strict=False):
         show(axes, image, "black")
-        for box in true["boxes"]:
-            draw(axes, box, "white", 3)
+        for box, colour, width in ((b, *line) for b in true["boxes"] for line in (("black", 4), ("white", 2.5))):
+            draw(axes, box, colour, width)
         for box, label, score, right in zip(*(mine[k] for k in KEYS), hits(mine, true), strict=True):
             colour = "tab:green" if right else "tab:red"
             draw(axes, box, colour, 1.2)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection.image_list import ImageList
 
@@ -146,6 +146,10 @@ class DetectionTransfer(CheckpointModule):
         super().on_fit_start()
         if self.frozen:
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # Lightning's: it is meant
+
+    def networks(self) -> list[nn.Module]:
+        """What `--compile true` compiles: behind it shapes differ from step to step."""
+        return [self.pyramid]
 
     def configure_callbacks(self) -> list[Callback]:
         return [DetectionScore()]
