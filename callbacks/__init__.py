@@ -4,6 +4,7 @@ from callbacks.attention_maps import AttentionMaps
 from callbacks.checkpoint import ExactResume, RunCheckpoint
 from callbacks.compile import Compile
 from callbacks.data_wait import DataWait
+from callbacks.detection import DetectionPictures, DetectionScore
 from callbacks.feature_map import FeatureMap
 from callbacks.features import Features, FeatureScore
 from callbacks.finite import FiniteLoss
@@ -25,6 +26,8 @@ __all__ = [
     "AttentionMaps",
     "Compile",
     "DataWait",
+    "DetectionPictures",
+    "DetectionScore",
     "ExactResume",
     "FeatureMap",
     "FeatureScore",

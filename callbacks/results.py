@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from callbacks.features import feature_scores, is_dry_run
 
-PACKAGES = ("ssl-lightning", "torch", "torchvision", "lightning", "timm", "transformers", "tokenizers")
+PACKAGES = ("ssl-lightning", "torch", "torchvision", "lightning", "timm", "transformers", "tokenizers", "pycocotools")
 
 
 @contextmanager

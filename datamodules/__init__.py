@@ -1,7 +1,19 @@
 """Data sets, their views, and the batches they yield."""
 
-from datamodules.batch import ImageBatch, ImageTextBatch, PairBatch, SequenceBatch, TaggedBatch, TextBatch, VideoBatch
+from datamodules.batch import (
+    DetectionBatch,
+    ImageBatch,
+    ImageTextBatch,
+    PairBatch,
+    SequenceBatch,
+    TaggedBatch,
+    TextBatch,
+    VideoBatch,
+)
 from datamodules.cifar import CIFAR10, CIFAR100
+from datamodules.detection import DetectionData
+from datamodules.detection_digits import DetectionDigits
+from datamodules.detection_folder import DetectionFolder
 from datamodules.digits import Digits
 from datamodules.digits_text import DigitsText
 from datamodules.image_folder import ImageFolder
@@ -41,6 +53,10 @@ __all__ = [
     "CIFAR10Tags",
     "CropFlipViews",
     "Crops",
+    "DetectionBatch",
+    "DetectionData",
+    "DetectionDigits",
+    "DetectionFolder",
     "Digits",
     "DigitsTags",
     "DigitsText",

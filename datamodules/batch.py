@@ -118,6 +118,25 @@ class VideoBatch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
 
 
+class DetectionBatch(NamedTuple):
+    """A batch of B images and the objects annotated in them, N at most.
+
+    Args:
+        image: (B, C, S, S) uint8 as read; float32 in [0, 1] once the datamodule has them on the device.
+        box: (B, N, 4) float32: x1, y1, x2, y2 of each object in pixels of the image; x1 = 0 is the left edge of the
+            first column, x2 = S the right edge of the last one. Zeros where an image has fewer objects.
+        label: (B, N) int64 class numbers, -1 where an image has fewer objects.
+        ignored: (B, N) bool: objects that are not learned, and in evaluation neither found nor missed.
+        index: (B,) int64 places in the data set, kept on the CPU: the random draws come from them.
+    """
+
+    image: Tensor
+    box: Tensor
+    label: Tensor
+    ignored: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+
+
 class SequenceBatch(NamedTuple):
     """Annotated videos for an evaluation, read frame by frame.
 

@@ -24,6 +24,7 @@ UNREADABLE = (
 )
 
 _MODES = {1: "L", 3: "RGB"}
+GREY = 114  # about the mean of photographs
 _NOT_PICTURES = {"MPEG", "HDF5", "GRIB", "BUFR"}  # recognised by Pillow, but not decoded
 
 
@@ -60,6 +61,36 @@ def read_image(file: Path | bytes, store_size: int, in_channels: int) -> np.ndar
             ImageOps.exif_transpose(image, in_place=True)
             whole = _pixels(_to_mode(image, mode))
     return _square(whole, store_size).numpy()
+
+
+def letterbox_scale(width: int, height: int, size: int) -> tuple[float, float]:
+    """What x and y of an image are multiplied by where it is resized to fit into a square."""
+    longer = max(width, height)
+    return max(1, round(width * size / longer)) / width, max(1, round(height * size / longer)) / height
+
+
+def read_letterboxed(file: Path, size: int, in_channels: int) -> tuple[Tensor, tuple[int, int]]:
+    """A whole image, resized until it fits into a square and laid into its upper left corner on grey, as it is stored:
+    the orientation that a camera recorded is not applied.
+
+    Args:
+        file: The file.
+        size: Side of the square, in pixels.
+        in_channels: 1 (grey) or 3 (colour).
+
+    Returns:
+        (in_channels, size, size) uint8, and the width and height of the image in the file.
+    """
+    mode = _MODES[in_channels]
+    with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+        width, height = image.size
+        image.draft(mode, (2 * size, 2 * size))  # skip detail that resampling would drop
+        pixels = _pixels(_to_mode(image, mode))
+    x_scale, y_scale = letterbox_scale(width, height, size)
+    small = (round(height * y_scale), round(width * x_scale))
+    if pixels.shape[1:] != small:
+        pixels = F.interpolate(pixels[None], small, mode="bilinear", antialias=True)[0]
+    return F.pad(pixels, (0, size - small[1], 0, size - small[0]), value=GREY), (width, height)
 
 
 def _jpeg(file: Path | bytes, image: Image.Image, in_channels: int) -> Tensor | None:

@@ -14,18 +14,18 @@ def uniform(index: Tensor, n: int, *key: int) -> Tensor:
     Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014, https://doi.org/10.1145/2714064.2660195
 
     Args:
-        index: (B,) int64 on the CPU, places of the images in the data set. Equal places get equal numbers.
+        index: (B,) int64, places of the images in the data set. Equal places get equal numbers, on every device.
         n: Numbers per image. The first columns do not change when n grows.
         key: What else the numbers depend on, for instance seed and epoch: int64, and their order matters.
 
     Returns:
-        (B, n) float32 in [0, 1), multiples of 2**-24.
+        (B, n) float32 in [0, 1), multiples of 2**-24, on the device of `index`.
     """
-    state = torch.zeros(1, dtype=torch.int64)
+    state = torch.zeros(1, dtype=torch.int64, device=index.device)
     parts: list[int | Tensor] = [*key, index]
     for part in parts:
         state = _mix((state + GOLDEN) ^ part)  # the last round makes it (B,)
-    steps = torch.arange(1, n + 1) * GOLDEN  # int64 wraps around, as the algorithm wants
+    steps = torch.arange(1, n + 1, device=index.device) * GOLDEN  # int64 wraps around, as the algorithm wants
     return _shift(_mix(state[:, None] + steps), 40).to(torch.float32) * 2.0**-24
 
 

@@ -15,7 +15,39 @@ from ssl_lightning.mixing import own_shares, partners
 from ssl_lightning.outside_weights import load, load_outside
 
 
-class LabelledModule(ImageModule):
+class CountsEpochs(ImageModule):
+    """A method whose scores depend on how long it was trained.
+
+    Args:
+        kwargs: Backbone and optimization, see ImageModule and SSLModule.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loaded_epochs = 0
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of training, of a checkpoint or of this trainer's fit."""
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        return max(self.loaded_epochs, progress.processed)
+
+    @property
+    def training_words(self) -> str:
+        """How it was trained, for the protocol of a score."""
+        rate = f"{self.hparams['optimizer']},lr={self.lr:g} for B={self.base_batch_size}"
+        return f"{rate},after {self.epochs} epochs"
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["ssl_lightning"]["epochs"] = self.epochs
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.loaded_epochs = checkpoint["ssl_lightning"]["epochs"]
+
+
+class LabelledModule(CountsEpochs):
     """A backbone and a classifier, trained with the cross entropy.
 
     A method makes ``self.classifier`` and says in ``protocol`` what its accuracy means. Logs ``val/top1`` and
@@ -54,7 +86,6 @@ class LabelledModule(ImageModule):
         self.mixup, self.cutmix = mixup, cutmix
         self.val_top1 = MulticlassAccuracy(num_classes, average="micro")
         self.test_top1 = MulticlassAccuracy(num_classes, average="micro")
-        self.loaded_epochs = 0
 
     def representation(self, x: Tensor) -> Tensor:
         """What the classifier reads of images (B, C, H, W)."""
@@ -66,16 +97,9 @@ class LabelledModule(ImageModule):
         return not self.feature_layers
 
     @property
-    def epochs(self) -> int:
-        """Epochs of training, of a checkpoint or of this trainer's fit."""
-        progress: Any = self.trainer.fit_loop.epoch_progress.current
-        return max(self.loaded_epochs, progress.processed)
-
-    @property
     def protocols(self) -> dict[str, str]:
         """What the method's own scores mean, see ResultsFile."""
-        rate = f"{self.hparams['optimizer']},lr={self.lr:g} for B={self.base_batch_size}"
-        return {"top1": f"{self.protocol},{rate},after {self.epochs} epochs"}
+        return {"top1": f"{self.protocol},{self.training_words}"}
 
     def mixed(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) to learn from, and their labels (B,), or the shares (B, num_classes) of mixed ones."""
@@ -113,24 +137,15 @@ class LabelledModule(ImageModule):
             self.log(name, top1, on_step=False, on_epoch=True, prog_bar=True, add_dataloader_idx=False)
         return features
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["ssl_lightning"]["epochs"] = self.epochs
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.loaded_epochs = checkpoint["ssl_lightning"]["epochs"]
-
-
-class TransferModule(LabelledModule):
-    """A classifier on the backbone of another run.
+class CheckpointModule(CountsEpochs):
+    """A method that begins with the backbone of another run.
 
     The other run's checkpoint is read when the module is made anew, weights from elsewhere when its first run starts,
     and neither ever again: the module's own checkpoint holds the backbone's weights and the arguments of which it is
     built.
 
     Args:
-        num_classes: Number of classes; the command line takes it from the data.
         checkpoint: A checkpoint of any method on images, such as ``runs/simclr/checkpoints/last.ckpt``, or what
             ``ssl-lightning export`` has made of it. Or weights from elsewhere for the network ``backbone``: a state
             dict of torchvision or timm, or a checkpoint of another framework that has one under some prefix; its
@@ -156,7 +171,6 @@ class TransferModule(LabelledModule):
 
     def __init__(
         self,
-        num_classes: int,
         checkpoint: str | None = None,
         which: Literal["student", "teacher"] = "student",
         backbone: str | None = None,
@@ -170,7 +184,7 @@ class TransferModule(LabelledModule):
             if checkpoint is None:
                 raise ValueError(f"{type(self).__name__} needs a checkpoint, or a backbone to leave untrained")
             try:
-                recipe, state = read_backbone(checkpoint, which)
+                recipe, state = self.adapted(*read_backbone(checkpoint, which), image_size)
             except ForeignFileError as error:
                 raise ValueError(
                     f"{error}. Weights from elsewhere need their network's name: --model.backbone"
@@ -187,12 +201,19 @@ class TransferModule(LabelledModule):
             recipe |= {"image_size": image_size or 224, "in_channels": in_channels or 3}
         built = {"backbone": recipe.pop("name"), "backbone_args": recipe}
         built |= {name: recipe.pop(name) for name in ("image_size", "in_channels")}
-        super().__init__(num_classes=num_classes, **built, **kwargs)
+        super().__init__(**built, **kwargs)
         self.hparams.update(built)  # of which the checkpoint builds it again
         self.has_weights = state is not None or checkpoint is None
         if state is not None and checkpoint is not None:
             own = {key.removeprefix("net."): tensor for key, tensor in state.items() if key.startswith("net.")}
             load(self.backbone, own, checkpoint)
+
+    @staticmethod
+    def adapted(
+        recipe: dict[str, Any], state: dict[str, Tensor], image_size: int | None
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The arguments of `build` and the weights of a backbone for images of another size, in methods that can."""
+        return recipe, state
 
     def take_weights(self) -> None:
         """Of a run that does not go on from a checkpoint of its own, which comes before."""
@@ -221,6 +242,17 @@ class TransferModule(LabelledModule):
 
     def on_predict_start(self) -> None:
         self.take_weights()
+
+
+class TransferModule(CheckpointModule, LabelledModule):
+    """A classifier on the backbone of another run.
+
+    Args:
+        kwargs: Checkpoint, classes and optimization, see CheckpointModule, LabelledModule and SSLModule.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
 
 
 class ProbeModule(TransferModule):

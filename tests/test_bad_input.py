@@ -108,6 +108,7 @@ def another_size() -> None:
 
 VIDEO = "fit --model UDT --data VideoFolder --data.image_size 16 --data.batch_size 2 --data.num_workers 0 --data.root"
 TRACK = "track --run udt --ckpt_path last --video videos/walk --box"
+BOXES = "fit --model DetectionTransfer --model.backbone convnet --data"
 CLIP = "fit --model CLIP --model.backbone convnet --data ImageTextCSV --data.image_size 8 --data.train"
 TAGS = "fit --model MultiTag --model.backbone convnet --data ImageTagsCSV"
 TAGGED = "filepath,tags"
@@ -292,6 +293,19 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
         f"{TRACK.replace('udt', 'moco')} 1,1,2,2",
         ["is of MoCo, which does not track: give a checkpoint of UDT or DCF"],
     ),
+    # boxes
+    (
+        None,
+        "fit --model DetectionTransfer --data DetectionDigits",
+        ["DetectionTransfer needs a checkpoint, or a backbone"],
+    ),
+    (None, f"{BOXES} Digits", ["DetectionTransfer learns from images with boxes, and Digits has none"]),
+    (None, "fit --model SimCLR --data DetectionDigits", ["has images with boxes, which SimCLR does not learn from"]),
+    (None, f"{BOXES} DetectionFolder --data.root nothere", ["there is no folder", "nothere", "--data.root"]),
+    (nothing, f"{BOXES} DetectionFolder --data.root empty", ["neither annotations/*.json (COCO)", "Main/*.txt (VOC)"]),
+    (None, f"{BOXES} DetectionDigits --data.image_size 40", ["a map of 3 x 3 of images of 40 px", "power of two"]),
+    (None, f'{BOXES} DetectionDigits --model.detector_args {{"box_nms":1}}', ["unknown 'box_nms'", "box_nms_thresh"]),
+    (None, f"{FIT} --trainer.callbacks+=DetectionPictures", ["needs a method that detects, such as DetectionTransfer"]),
     # runs and checkpoints
     (other_method, f"{FIT} --run moco", ["moco holds a run", "--ckpt_path last", "another --run"]),
     (other_method, f"{FIT} --run moco --ckpt_path last", ["is of MoCo", "--model is SimCLR"]),

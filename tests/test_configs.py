@@ -1,5 +1,6 @@
 """Every YAML that is shipped parses, and builds its data and its method."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,12 @@ RECIPES = sorted((CONFIGS / "recipe").glob("*.yaml"))
 
 def untrained(path: Path) -> list[str]:
     """What a method file that wants a checkpoint takes in its place."""
-    names = {"linear_probe": "convnet", "map_probe": "convnet", "fine_tune": "vit_tiny_patch16_224"}
+    names = {
+        "linear_probe": "convnet",
+        "detection_transfer": "convnet",
+        "map_probe": "convnet",
+        "fine_tune": "vit_tiny_patch16_224",
+    }
     return ["--model.backbone", names[path.stem]] if path.stem in names else []
 
 
@@ -29,6 +35,7 @@ KINDS = {
     "video": ("udt", "dcf", "moving_digits", "video_folder"),
     "captions": ("clip", "digits_text", "image_text_csv", "image_text_shards"),
     "tags": ("multi_tag", "digits_tags", "cifar10_tags", "image_tags_csv"),
+    "boxes": ("detection_transfer", "detection_digits", "detection_folder"),
 }
 PARTNERS = {
     "pictures": (["simclr", "--model.backbone", "convnet"], "digits", ("image_size", "in_channels")),
@@ -41,6 +48,11 @@ PARTNERS = {
         ("image_size", "vocab_size", "end_token", "max_tokens"),
     ),
     "tags": (["multi_tag", "--model.backbone", "convnet"], "digits_tags", ("image_size", "in_channels", "num_tags")),
+    "boxes": (
+        ["detection_transfer", "--model.backbone", "convnet"],
+        "detection_digits",
+        ("image_size", "in_channels", "num_classes"),
+    ),
 }
 CLASSES = {"simclr": "SimCLR", "bert": "BERT", "transformer": "Transformer", "clip": "CLIP", "udt": "UDT"}
 CLASSES |= {
@@ -51,6 +63,8 @@ CLASSES |= {
     "digits_text": "DigitsText",
     "digits_tags": "DigitsTags",
     "moving_digits": "MovingDigits",
+    "detection_transfer": "DetectionTransfer",
+    "detection_digits": "DetectionDigits",
 }
 
 
@@ -58,10 +72,10 @@ def kind(path: Path) -> str:
     return next((kind for kind, stems in KINDS.items() if path.stem in stems), "pictures")
 
 
-def partner(path: Path) -> tuple[str, str]:
-    """What goes with a file: data with a method, a method with data; as an option and its value."""
-    (method, *_), data, _ = PARTNERS[kind(path)]
-    return ("--data", CLASSES[data]) if path in METHODS else ("--model", CLASSES[method])
+def partner(path: Path) -> tuple[str, ...]:
+    """What goes with a file: data with a method, a method with data; as options and their values."""
+    (method, *words), data, _ = PARTNERS[kind(path)]
+    return ("--data", CLASSES[data]) if path in METHODS else ("--model", CLASSES[method], *words)
 
 
 def partner_file(path: Path) -> list[str]:
@@ -99,6 +113,10 @@ def folder(tmp_path, monkeypatch):
         Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "imagenet" / name / "0.png")
     for name in ("shards", "more"):
         write_shards("captions.csv", tmp_path / name)
+    for name in ("boxes", "more_boxes"):
+        (tmp_path / name / "annotations").mkdir(parents=True)
+        content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+        (tmp_path / name / "annotations" / "train.json").write_text(json.dumps(content))
     for name in ("text", "other"):
         (tmp_path / f"{name}.txt").write_text("a sentence\n")
 
@@ -160,6 +178,7 @@ def test_file_repeats_no_default(path):
         "image_text_csv": ["--data.train", "other.csv"],
         "image_text_shards": ["--data.shards", "more"],
         "image_tags_csv": ["--data.train", "others.csv"],
+        "detection_folder": ["--data.root", "more_boxes"],
     }.get(path.stem, [])
     if key == "data" and "root" in given[key].get("init_args", {}) and path.stem == "image_folder":
         bare += ["--data.root", "other"]

@@ -13,6 +13,7 @@ from ssl_lightning.methods.masked.simmim import SimMIM
 from ssl_lightning.methods.semi_supervised.fixmatch import FixMatch
 from ssl_lightning.methods.supervised.classifier import Classifier
 from ssl_lightning.methods.supervised.transformer import Transformer
+from ssl_lightning.methods.transfer.detection_transfer import DetectionTransfer
 from ssl_lightning.methods.transfer.fine_tune import FineTune
 from ssl_lightning.methods.transfer.linear_probe import LinearProbe
 from ssl_lightning.methods.transfer.map_probe import MapProbe
@@ -32,6 +33,7 @@ __all__ = [
     "VAE",
     "Classifier",
     "Colorization",
+    "DetectionTransfer",
     "FineTune",
     "FixMatch",
     "Jigsaw",

@@ -5,8 +5,12 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from ssl_lightning.methods import DetectionTransfer
 from ssl_lightning.optim import optimizer_class, param_groups
 from tests.methods.tiny import EVERY, make, training_batch
+
+# how many boxes are found, matched and suppressed is a number that torchvision's Faster R-CNN reads from the device
+WAITS = {DetectionTransfer}
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +19,7 @@ def no_autocast(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
 
 
-@pytest.mark.parametrize("cls", EVERY)
+@pytest.mark.parametrize("cls", [cls for cls in EVERY if cls not in WAITS])
 def test_views_loss_and_gradient_read_nothing_from_the_device(cls):
     model = make(cls).to("meta")
     loss = model.training_step(training_batch(cls, model, "meta"), 0)

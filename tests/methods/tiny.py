@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.checkpoint import ExactResume, RunCheckpoint
-from datamodules import DigitsTags, DigitsText, MovingDigits, Photos, PythonDocs, Reversal
+from datamodules import DetectionDigits, DigitsTags, DigitsText, MovingDigits, Photos, PythonDocs, Reversal
 from datamodules.batch import ImageBatch, ImageTextBatch, TaggedBatch, VideoBatch
 from datamodules.data import Data
 from ssl_lightning.base import ImageModule, SSLModule
@@ -22,6 +22,7 @@ from ssl_lightning.methods import (
     VAE,
     Classifier,
     Colorization,
+    DetectionTransfer,
     FineTune,
     FixMatch,
     Jigsaw,
@@ -63,6 +64,13 @@ TINY: dict[type[SSLModule], dict[str, Any]] = {
     FineTune: {"num_classes": 10, "lr": 0.1, "warmup_epochs": 1},
     FixMatch: {"num_classes": 10, "threshold": 0.0, "unlabelled_ratio": 2, "ema": 0.9},
     LinearProbe: {"num_classes": 10},
+    DetectionTransfer: {
+        "num_classes": 10,
+        "channels": 8,
+        "head_dim": 16,
+        "warmup_steps": 0,
+        "detector_args": {"rpn_batch_size_per_image": 32, "box_batch_size_per_image": 16},
+    },
     MapProbe: {"num_classes": 10, "feature_layer": -1, "hidden_dim": 8},
     Transformer: {"vocab_size": 44, "dim": 8, "hidden_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0},
 }
@@ -84,6 +92,8 @@ def data(cls: type[SSLModule] = ImageModule, **changes: Any) -> Data:
     if issubclass(cls, SiameseModule):
         videos = {"train_videos": 16, "val_videos": 1, "test_videos": 1, "length": 12}
         return MovingDigits(**{"batch_size": 16, "image_size": 16, **videos, **changes})
+    if cls is DetectionTransfer:
+        return DetectionDigits(**{"train_images": 128, "batch_size": 16, "image_size": 16, **changes})
     if issubclass(cls, ImageModule):
         few = {"labels_per_class": 20} if cls is FixMatch else {}
         return Photos(**{"batch_size": 16, "image_size": 16, **few, **changes})
