@@ -7,6 +7,7 @@ https://arxiv.org/abs/2103.10158
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 REST = ("brightness", "color", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize", "identity")
 OPERATIONS = (*GEOMETRIC, *REST)
 STEPS = 30  # of the magnitude
+Magnitude = float | Literal["random"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class RandAugment:
 
     Args:
         operations: How many, one after the other.
-        magnitude: In steps, of which torchvision and the paper count 30 too and timm 10. None: each image draws a whole
-            number of them for each operation.
+        magnitude: In steps, of which torchvision and the paper count 30 too and timm 10. random: each image draws a
+            whole number of them for each operation.
         wide: Whether the ranges are those of TrivialAugment.
 
     Raises:
@@ -42,14 +44,14 @@ class RandAugment:
     """
 
     operations: int = 2
-    magnitude: float | None = 9
+    magnitude: Magnitude = 9
     wide: bool = False
 
     def __post_init__(self) -> None:
         if self.operations < 0:
             raise ValueError(f"operations must be 0 or more, got {self.operations}")
-        if self.magnitude is not None and not 0 <= self.magnitude <= STEPS:
-            raise ValueError(f"magnitude must lie in [0, {STEPS}], or be null to be drawn, got {self.magnitude}")
+        if self.magnitude != "random" and not 0 <= self.magnitude <= STEPS:
+            raise ValueError(f"magnitude must lie in [0, {STEPS}] or be random, got {self.magnitude}")
 
     @property
     def draws(self) -> int:
@@ -61,7 +63,7 @@ class RandAugment:
         for draw in u.double().split(3, dim=1):
             which, strength, direction = draw.unbind(1)
             steps = (strength * (STEPS + 1)).floor()
-            if self.magnitude is not None:
+            if self.magnitude != "random":
                 steps = torch.full_like(steps, self.magnitude)
             x = self.apply(x, (which * len(OPERATIONS)).int(), steps, torch.where(direction < 0.5, -1.0, 1.0))
         return x

@@ -21,7 +21,7 @@ from datamodules.augment import (
     solarize,
 )
 from datamodules.draws import uniform
-from datamodules.rand_augment import RandAugment
+from datamodules.rand_augment import Magnitude, RandAugment
 
 CACHED = 3 * 2**19  # numbers of the part of a batch that stays in a CPU's cache from one operation to the next
 SMALL = 64  # sides below this are CIFAR-like: the papers blur nothing there, and SimCLR halves the jitter
@@ -314,14 +314,14 @@ class RandAugmentViews(CropFlipViews):
 
     Args:
         operations: How many of the fourteen, one after the other.
-        magnitude: Their strength, from 0 to 30. null: drawn for each image and operation, as FixMatch does.
+        magnitude: Their strength, from 0 to 30. random: drawn for each image and operation, as FixMatch does.
         kwargs: Crop, flip and erasing, see CropFlipViews.
 
     Raises:
         ValueError: A number lies outside of its range.
     """
 
-    def __init__(self, operations: int = 2, magnitude: float | None = 9, **kwargs: Any) -> None:
+    def __init__(self, operations: int = 2, magnitude: Magnitude = 9, **kwargs: Any) -> None:
         self.policy = RandAugment(operations, magnitude)
         super().__init__(**kwargs)
 
@@ -356,7 +356,7 @@ class TrivialAugmentViews(CropFlipViews):
     """
 
     def at(self, size: int) -> tuple[View, ...]:
-        policy = RandAugment(operations=1, magnitude=None, wide=True)
+        policy = RandAugment(operations=1, magnitude="random", wide=True)
         return tuple(replace(view, policy=policy) for view in super().at(size))
 
 

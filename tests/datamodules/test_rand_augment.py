@@ -99,7 +99,7 @@ def test_operations_without_rgb(channels):
 def test_operations_strengths_and_directions_are_drawn_evenly(monkeypatch):
     seen = []
     monkeypatch.setattr(RandAugment, "apply", lambda self, x, *drawn: (seen.append(drawn), x)[1])
-    policy = RandAugment(operations=2, magnitude=None)
+    policy = RandAugment(operations=2, magnitude="random")
     assert policy.draws == 6
     policy(torch.zeros(20_000, 3, 1, 1), uniform(torch.arange(20_000), policy.draws, 0))
     assert len(seen) == 2

@@ -18,8 +18,9 @@ class FineTune(TransferModule):
     The further a block is from the classifier, the smaller its learning rate. The images of a batch are mixed
     with their neighbours by mixup or CutMix, drawn for each image.
 
-    The defaults are the paper's for ViT-B and 100 epochs, without RandAugment and random erasing. What it changes in
-    the network is ``backbone_args={"global_pool": "avg", "drop_path_rate": 0.1}``: features are the mean of the
+    The defaults are the paper's for ViT-B and 100 epochs, without RandAugment and random erasing, which the data give:
+    ``--data.views RandAugmentViews --data.views.magnitude 27 --data.views.erasing 0.25``. What it changes in the
+    network is ``backbone_args={"global_pool": "avg", "drop_path_rate": 0.1}``: features are the mean of the
     patches, and blocks are skipped at random. ViT-L and ViT-H: ``lr=1e-3, layer_decay=0.75``, 50 epochs, drop path 0.2
     and 0.3. With ``backbone`` and no checkpoint the network learns from scratch, for comparison: then
     ``layer_decay=1``.
