@@ -16,8 +16,8 @@ class TaggedData(ImageData, ABC):
     """Images with one or more tags each, of which some are wrong and some are missing.
 
     A data set is a subclass that gives `tag_names` and says in `tags` which an image has. A training batch is a
-    `TaggedBatch`. Training images without a tag are left out, and a line says how many; evaluation sees all, without
-    their tags.
+    `TaggedBatch`. Training images without a tag are left out, and a line says how many; evaluation sees all of them,
+    without tags.
 
     An image comes up in proportion to 1 / sqrt(f), where f is the frequency of its rarest tag (Mahajan et al. 2018). An
     epoch has as many places as there are tagged images; an image that takes several of them looks the same in each.
@@ -45,12 +45,13 @@ class TaggedData(ImageData, ABC):
         if self._tags is None and stage == "fit":
             splits = self._ready()
             self._tags = filled(self.tags(whole(splits.train)))
-            found = np.flatnonzero((self._tags[places(splits.train)] >= 0).any(1))
-            n = len(splits.train)
+            number = (self._tags[places(splits.train)] >= 0).sum(1)  # of tags of each image
+            n, found = len(number), np.flatnonzero(number)
             if not len(found):
                 raise ValueError(f"none of the {n} training images has one of the {self.num_tags} tags")
-            if len(found) < n:
-                rank_zero_info(f"{n - len(found):,} of {n:,} training images have no tag and are left out")
+            left_out = f"; {n - len(found):,} of {n:,} training images have none and are left out"
+            on_average = f"{self.num_tags:,} tags, {number[found].mean():.1f} on an image in the mean"
+            rank_zero_info(on_average + left_out * (len(found) < n))
             self._splits = splits._replace(train=Part(splits.train, found))
 
     def train_dataloader(self) -> TrainLoader:

@@ -196,7 +196,7 @@ def test_wrong_tables(small, monkeypatch):
         with pytest.raises(kind, match=words):
             ImageTextCSV(path)
     (folder / "more.tsv").write_text(f"filepath\ttitle\n{name}\tx\ty\n")
-    with pytest.raises(ValueError, match=r"line 2: 3 fields, .* names 2: put a caption with a tab between double"):
+    with pytest.raises(ValueError, match=r"line 2: 3 fields, .* names 2: put a text with a tab between double"):
         ImageTextCSV(str(folder / "more.tsv"))
     with pytest.raises(FileNotFoundError, match="there is no table"):
         ImageTextCSV(str(folder / "none.csv"))
