@@ -42,6 +42,9 @@ gate: .venv/installed
 	$(BIN)/python benchmarks/learn_text.py
 	$(BIN)/python benchmarks/learn_reversal.py
 	$(BIN)/python benchmarks/learn_tracking.py
+	$(BIN)/python benchmarks/learn_clip.py
+	$(BIN)/python benchmarks/learn_zoo.py
+	$(BIN)/python benchmarks/learn_semi.py
 
 clean:
 	rm -rf .venv .venv-floors build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -49,7 +49,7 @@ WITHOUT_NORM = {**ADAMW, "lr": 5e-4}  # and for transformers
 SMALL_VIT = {"backbone_args": {"patch_size": 4}}
 SMALLEST: dict[str, dict[str, Any]] = {
     "lenet5": ADAMW,
-    "alexnet": WITHOUT_NORM,
+    "alexnet": ADAMW,
     "vgg11": WITHOUT_NORM,
     "googlenet": ADAMW,
     "resnet20": ADAMW,
@@ -78,7 +78,7 @@ TUNE = {"mixup": 0.0, "cutmix": 0.0, "lr": 1e-3, "lr_rule": "none", "layer_decay
 
 
 def most_epochs(name: str) -> int:
-    return 150 if name == "lenet5" else 12 if name in HEAVY else 30
+    return {"lenet5": 150, "alexnet": 60}.get(name, 20 if name in HEAVY else 30)
 
 
 class Some(ImageFolder):

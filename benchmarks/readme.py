@@ -18,8 +18,10 @@ import learn
 import learn_clip
 import learn_masked
 import learn_reversal
+import learn_semi
 import learn_text
 import learn_tracking
+import learn_zoo
 import masking
 import recipes
 import shortcut
@@ -42,6 +44,8 @@ TABLES = {
     "reversal": (learn_reversal.RESULTS, learn_reversal.table),
     "learn text": (learn_text.RESULTS, learn_text.table),
     "tracking": (learn_tracking.RESULTS, learn_tracking.table),
+    "semi": (learn_semi.RESULTS, learn_semi.table),
+    "zoo": (learn_zoo.RESULTS, learn_zoo.table),
     "tracking real": (learn_tracking.RESULTS, learn_tracking.real),
     "text memory": (text_memory.RESULTS, text_memory.table),
     "masked": (learn_masked.RESULTS, learn_masked.table),

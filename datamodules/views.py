@@ -341,7 +341,7 @@ class FixMatchViews(Views):
     """
 
     def __init__(self, operations: int = 2, flip: float = 0.5) -> None:
-        self.policy, self.flip = RandAugment(operations, magnitude=None), flip
+        self.policy, self.flip = RandAugment(operations, magnitude="random"), flip
         super().__init__()
 
     def at(self, size: int) -> tuple[View, ...]:
