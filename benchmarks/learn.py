@@ -7,8 +7,9 @@ DIR/cifar10/{train,test}/<class>/*.jpg is CIFAR-10. A run is one method and one 
 learns from 10,000 training images and is then evaluated, frozen, on the 10,000 test images by `knn-v1` and `linear-v1`;
 so is the network that it started from. Of a pretext task each of the network's four blocks is evaluated, and that is
 taken which is best on the split of the training images that `linear-v1` chooses its rate on: of the network that was
-trained and of the untrained one, each its own. Runs that are in the file already are not repeated; a run that was cut
-goes on.
+trained and of the untrained one, each its own. Of VAE it is mu, of an untrained one too. MultiTag learns from noisy tags
+(datamodules.NoisyTags), and is scored by the labels. Runs that are in the file already are not repeated; a run that was
+cut goes on.
 
 The gate, fixed before any run was made: the mean gain over the untrained network is at least the method's margin, in
 points of linear accuracy and, where the last features are evaluated, of kNN accuracy too; and every seed gains.
@@ -117,7 +118,7 @@ RECIPES = {
     "RotNet": shipped(RotNet, margin=5.0),
     "AET": shipped(AET, margin=5.0),
     "MultiTag": Recipe(
-        MultiTag, {"num_tags": 12, "lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine"}, 20, data=TaggedCifar
+        MultiTag, {"num_tags": 12, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine"}, 40, data=TaggedCifar
     ),
     "Classifier": Recipe(Classifier, {"num_classes": 10, "lr": 0.05, "weight_decay": 5e-4}, 20),
 }

@@ -1,7 +1,8 @@
 """Tags that are made of labels, incomplete and partly wrong: weak supervision of which the truth is known."""
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -19,8 +20,9 @@ WRONG = 2  # most wrong tags of an image
 class NoisyTags(TaggedData, ABC):
     """Labelled images, each with tags that are drawn for it by (seed, image), the same in every epoch.
 
-    The tags are the names of the classes and coarser ones. With the default probabilities an image has 1.8 tags in the
-    mean, of which 0.8 are wrong; 9 % have none, 16 % only wrong ones, and half lack that of their class.
+    The tags are the names of the classes and, in `groups`, coarser ones, of which each class has one. With the default
+    probabilities an image has 1.8 tags in the mean, of which 0.8 are wrong; 9 % have none, 16 % only wrong ones, and
+    half lack that of their class.
 
     Args:
         fine: Probability that an image has the tag of its class.
@@ -30,10 +32,10 @@ class NoisyTags(TaggedData, ABC):
         kwargs: Images, see ImageData.
 
     Raises:
-        ValueError: a probability lies outside of [0, 1].
+        ValueError: a probability lies outside of [0, 1], or a class is not in one group.
     """
 
-    groups: ClassVar[Mapping[str, str]]  # coarser tags, and the classes that each is true of: every class in one
+    groups: ClassVar[Mapping[str, Sequence[str]]]  # coarser tags, each with its classes
 
     def __init__(self, fine: float = 0.5, coarse: float = 0.5, wrong: float = 0.4, **kwargs: Any) -> None:
         for name, probability in {"fine": fine, "coarse": coarse, "wrong": wrong}.items():
@@ -42,20 +44,25 @@ class NoisyTags(TaggedData, ABC):
         super().__init__(**kwargs)
         self.fine, self.coarse, self.wrong = fine, coarse, wrong
         self.tag_names = [*self.class_names, *self.groups]
+        if wrong_classes := set(self.class_names) ^ set(chain.from_iterable(self.groups.values())):
+            raise ValueError(f"each class must be in one of the groups, and no other name: see {min(wrong_classes)!r}")
 
     def tags(self, images: Images) -> list[list[int]]:
-        group = {cls: tag for tag, classes in self.groups.items() for cls in classes.split()}
+        group = {cls: tag for tag, classes in self.groups.items() for cls in classes}
         true = [[number, self.tag_names.index(group[cls])] for number, cls in enumerate(self.class_names)]
         untrue = [[tag for tag in range(self.num_tags) if tag not in of_class] for of_class in true]
         u = uniform(torch.arange(len(images)), 2 + 2 * WRONG, self.seed, TAG_DRAW).double()
         given = (u[:, :2] < torch.tensor([self.fine, self.coarse], dtype=torch.float64)).tolist()
         others = (u[:, 2 : 2 + WRONG] < self.wrong).tolist()
         which = (u[:, 2 + WRONG :] * len(untrue[0])).long().tolist()
-        found = []
-        for label, *draws in zip(images.labels.tolist(), given, others, which, strict=True):
-            right = [tag for tag, has in zip(true[label], draws[0], strict=True) if has]
-            wrong = {untrue[label][place] for place, has in zip(draws[2], draws[1], strict=True) if has}
-            found.append(right + sorted(wrong))
+        found: list[list[int]] = []
+        for label, right, wrong, places in zip(images.labels.tolist(), given, others, which, strict=True):
+            if label < 0:
+                found.append([])
+                continue
+            tags = [tag for tag, has in zip(true[label], right, strict=True) if has]
+            tags += {untrue[label][place] for place, has in zip(places, wrong, strict=True) if has}
+            found.append(sorted(tags))
         return found
 
 
@@ -66,7 +73,7 @@ class DigitsTags(NoisyTags, Digits):
         kwargs: Tags and images, see NoisyTags and Digits.
     """
 
-    groups: ClassVar[Mapping[str, str]] = {"loop": "0 6 8 9", "curve": "2 3 5", "line": "1 4 7"}
+    groups: ClassVar[Mapping[str, Sequence[str]]] = {"loop": "0689", "curve": "235", "line": "147"}
 
 
 class CIFAR10Tags(NoisyTags, CIFAR10):
@@ -76,7 +83,7 @@ class CIFAR10Tags(NoisyTags, CIFAR10):
         kwargs: Tags and images, see NoisyTags and CIFAR10.
     """
 
-    groups: ClassVar[Mapping[str, str]] = {
-        "animal": "bird cat deer dog frog horse",
-        "vehicle": "airplane automobile ship truck",
+    groups: ClassVar[Mapping[str, Sequence[str]]] = {
+        "animal": ("bird", "cat", "deer", "dog", "frog", "horse"),
+        "vehicle": ("airplane", "automobile", "ship", "truck"),
     }

@@ -85,7 +85,7 @@ def test_noisy_tags_are_as_frequent_as_they_should_be():
     data = DigitsTags(image_size=8, fine=0.5, coarse=0.7, wrong=0.4)
     labels, tags = tags_of(data)
     assert data.tag_names == [*"0123456789", "loop", "curve", "line"]
-    group = {int(digit): tag for tag, digits in data.groups.items() for digit in digits.split()}
+    group = {int(digit): tag for tag, digits in data.groups.items() for digit in digits}
     true = [{str(label), group[label]} for label in labels.tolist()]
     named = [[data.tag_names[tag] for tag in of_one] for of_one in tags]
     assert all(len(set(of_one)) == len(of_one) for of_one in named)
@@ -102,7 +102,7 @@ def test_noisy_tags_are_as_frequent_as_they_should_be():
 def test_the_defaults_are_as_noisy_as_the_docstring_says():
     data = DigitsTags(image_size=8)
     labels, tags = tags_of(data)
-    group = [next(10 + g for g, d in enumerate(data.groups.values()) if str(label) in d.split()) for label in range(10)]
+    group = [next(10 + g for g, d in enumerate(data.groups.values()) if str(label) in d) for label in range(10)]
     true = [{label, group[label]} for label in labels.tolist()]
     wrong = [len(set(of_one) - mine) for of_one, mine in zip(tags, true, strict=True)]
     number = [len(of_one) for of_one in tags]
@@ -117,14 +117,30 @@ def test_noisy_tags_depend_on_seed_and_image_alone():
     assert first == again != other
 
 
+def test_an_image_without_a_label_has_no_tag():
+    data = TaggedNumbers(n=40, batch_size=8, fine=1.0, wrong=1.0)
+    data.setup("fit")
+    images = whole(data.train_dataloader().dataset)
+    images.labels[3] = -1
+    assert [i for i, tags in enumerate(data.tags(images)) if not tags] == [3]
+
+
 @pytest.mark.parametrize("name", ["fine", "coarse", "wrong"])
 def test_a_probability_out_of_its_range_is_an_error(name):
     with pytest.raises(ValueError, match=rf"the probability {name} must lie in \[0, 1\], got 1.5"):
         DigitsTags(**{name: 1.5})
 
 
+def test_a_class_without_a_group_is_an_error():
+    class Wrong(NoisyTags, Numbers):
+        groups = {"two": ["even", "ode"]}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match="each class must be in one of the groups, and no other name: see 'odd'"):
+        Wrong()
+
+
 class TaggedNumbers(NoisyTags, Numbers):
-    groups = {"two": "even", "one": "odd"}  # noqa: RUF012
+    groups = {"two": ["even"], "one": ["odd"]}  # noqa: RUF012
 
 
 class Keep(Recorder):
