@@ -46,7 +46,7 @@ PICTURES, OTHERS, CHANCE = 512, 1_000, 0.1
 AS_THEY_ARE = CropFlipViews(padding=0, flip=0.0)
 ADAMW = {"optimizer": "AdamW", "lr": 1e-3, "lr_rule": "none", "weight_decay": 0.0, "warmup_steps": 32}
 WITHOUT_NORM = {**ADAMW, "lr": 5e-4}  # and for transformers
-SMALL_VIT = {"backbone_args": {"patch_size": 4}}
+SMALL_VIT = {"backbone_args": {"patch_size": 8}}
 SMALLEST: dict[str, dict[str, Any]] = {
     "lenet5": ADAMW,
     "alexnet": ADAMW,
@@ -78,7 +78,7 @@ TUNE = {"mixup": 0.0, "cutmix": 0.0, "lr": 1e-3, "lr_rule": "none", "layer_decay
 
 
 def most_epochs(name: str) -> int:
-    return {"lenet5": 150, "alexnet": 60}.get(name, 20 if name in HEAVY else 30)
+    return {"lenet5": 150, "alexnet": 60, "vit_tiny_patch16_224": 60}.get(name, 20 if name in HEAVY else 30)
 
 
 class Some(ImageFolder):

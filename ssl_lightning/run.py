@@ -223,7 +223,7 @@ class RunFolder(Callback):
             flush=True,
         )
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def write(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
         folder = Path(trainer.default_root_dir)
@@ -233,7 +233,9 @@ class RunFolder(Callback):
         with atomic_open(path) as file:
             file.write(self.config.encode())
 
-    def on_train_batch_start(self, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if not self.began:  # and nothing was found wrong: a refused run leaves no configuration
+            self.write(trainer)
         self.began = True
 
     def on_validation_batch_start(self, *args: Any) -> None:
