@@ -7,7 +7,7 @@ DIR/cifar10/{train,test}/<class>/*.jpg is CIFAR-10. A run is one method and one 
 learns from 10,000 training images and is then evaluated, frozen, on the 10,000 test images by `knn-v1` and `linear-v1`;
 so is the network that it started from. Of a pretext task each of the network's four blocks is evaluated, and that is
 taken which is best on the split of the training images that `linear-v1` chooses its rate on: of the network that was
-trained and of the untrained one, each its own. Of VAE it is mu, of an untrained one too. MultiTag learns from noisy tags
+trained and of the untrained one, each its own. Of VAE, trained or not, it is mu. MultiTag learns from noisy tags
 (datamodules.NoisyTags), and is scored by the labels. Runs that are in the file already are not repeated; a run that was
 cut goes on.
 
