@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SHARE = 0.15  # of the tokens of a sequence, [CLS] and [SEP] counted
+SHARE = 0.15  # of the tokens of a sequence, [CLS] and [SEP] counted, as in the paper
 HIDDEN, KEPT = 0.8, 0.1  # of the chosen ones: replaced by [MASK], left as they are; the others become random pieces
 
 
@@ -37,29 +37,30 @@ class TokenMasks(NamedTuple):
         return tokens.scatter(1, self.position, torch.where(self.used > 0, new, chosen))
 
 
-def slots(length: int) -> int:
+def slots(length: int, share: float = SHARE) -> int:
     """Slots for the chosen tokens of sequences of this length."""
-    return max(1, round(SHARE * length))
+    return max(1, round(share * length))
 
 
-def draws(length: int) -> int:
+def draws(length: int, share: float = SHARE) -> int:
     """Random numbers that `choose` takes for a sequence."""
-    return length + 2 * slots(length)
+    return length + 2 * slots(length, share)
 
 
-def choose(word: Tensor, u: Tensor, whole_word: bool = False) -> TokenMasks:
-    """Choose 15 % of the tokens of each sequence, at least one, never [CLS], [SEP] or padding.
+def choose(word: Tensor, u: Tensor, whole_word: bool = False, share: float = SHARE) -> TokenMasks:
+    """Choose a share of the tokens of each sequence, at least one, never [CLS], [SEP] or padding.
 
     With `whole_word` all pieces of a word or none: words in random order, those left out that would be too many.
 
     Args:
         word: (B, T) int64 on the CPU, see TextBatch.
-        u: (B, draws(T)) float32 in [0, 1) on the CPU.
+        u: (B, draws(T, share)) float32 in [0, 1) on the CPU.
         whole_word: Whether words are chosen rather than pieces.
+        share: Of the tokens of a sequence, in (0, 1).
     """
-    length = word.shape[1]
-    wanted = (SHARE * (word > -2).sum(1)).round().long().clamp(min=1)  # (B,)
-    order, kind, piece = u.split([length, slots(length), slots(length)], 1)
+    length, most = word.shape[1], slots(word.shape[1], share)
+    wanted = (share * (word > -2).sum(1)).round().long().clamp(min=1)  # (B,)
+    order, kind, piece = u.split([length, most, most], 1)
     real = word >= 0
     if whole_word:
         sizes = torch.zeros_like(word).scatter_add_(1, word.clamp(min=0), real.long())  # of word 0, 1, ...; then 0
@@ -72,7 +73,7 @@ def choose(word: Tensor, u: Tensor, whole_word: bool = False) -> TokenMasks:
             count += torch.where(fits, size, 0)
         chosen = real & taken.gather(1, word.clamp(min=0))
     else:
-        first = order.masked_fill(~real, 2).argsort(dim=1, stable=True)[:, : slots(length)]
-        chosen = torch.zeros_like(real).scatter(1, first, torch.arange(slots(length)) < wanted[:, None]) & real
-    position = (~chosen).long().argsort(dim=1, stable=True)[:, : slots(length)]
+        first = order.masked_fill(~real, 2).argsort(dim=1, stable=True)[:, :most]
+        chosen = torch.zeros_like(real).scatter(1, first, torch.arange(most) < wanted[:, None]) & real
+    position = (~chosen).long().argsort(dim=1, stable=True)[:, :most]
     return TokenMasks(position, chosen.gather(1, position).float(), kind, piece)

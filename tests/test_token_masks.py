@@ -101,3 +101,12 @@ def test_masks_differ_from_epoch_to_epoch_and_not_with_the_batch():
     assert not torch.equal(one, two)
     alone = choose(word[7:8], u[7:8])
     assert alone.position[0][alone.used[0] > 0].tolist() == one[7].nonzero().flatten().tolist()
+
+
+def test_another_share_of_the_tokens():
+    word = sequences(2000)
+    masks = choose(word, uniform(torch.arange(len(word)), draws(T, 0.4), 0, 0), share=0.4)
+    length = (word > -2).sum(1)
+    wanted = (0.4 * length).round().minimum((word >= 0).sum(1))
+    assert masks.position.shape[1] == slots(T, 0.4) == 16
+    assert torch.equal(masks.used.sum(1), wanted)

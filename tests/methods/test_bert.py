@@ -309,3 +309,34 @@ def test_the_loss_of_held_out_words_leaves_out_unused_slots(tmp_path):
     assert least == 0  # there are such slots
     assert run.callback_metrics["val/pretext_mlm_loss"].item() == pytest.approx(total / count, rel=1e-4)
     assert run.callback_metrics["val/pretext_perplexity"].item() == pytest.approx(math.exp(total / count), rel=1e-3)
+
+
+def test_positions_may_begin_with_sines_of_the_size_of_the_normal_ones():
+    normal, sines = (
+        make(BERT, position_init=start).bert.embeddings.position_embeddings.weight for start in ("normal", "sinusoidal")
+    )
+    rate = 10000 ** (-4 / 16)  # of the third pair of 16
+    amplitude = 2**0.5 * 0.02
+    assert sines[7, 4].item() == pytest.approx(amplitude * math.sin(7 * rate), abs=1e-6)
+    assert sines[7, 5].item() == pytest.approx(amplitude * math.cos(7 * rate), abs=1e-6)
+    assert sines.square().mean().item() == pytest.approx(normal.square().mean().item(), rel=0.2)
+    assert sines.requires_grad
+
+
+def test_more_tokens_are_masked_in_training_and_held_out_text_is_scored_with_the_paper_s_share(batch, tmp_path):
+    model, seen = make(BERT, mask_ratio=0.4), []
+    inner = model.masked
+    model.masked = lambda batch, masks: seen.append(masks.used.sum(1) / batch.mask.sum(1)) or inner(batch, masks)
+    model.uniform = uniform
+    model.training_step(batch, 0)
+    model.log = lambda *args, **kwargs: None
+    model.measure(batch, "test")
+    trained, scored = (share.mean().item() for share in seen)
+    assert trained == pytest.approx(0.4, abs=0.03)
+    assert scored == pytest.approx(0.15, abs=0.03)
+
+
+@pytest.mark.parametrize("wrong", [{"mask_ratio": 0.0}, {"mask_ratio": 1.0}, {"position_init": "cosine"}])
+def test_how_to_mask_and_to_begin_is_checked(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        make(BERT, **wrong)
