@@ -62,13 +62,13 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {**WITHOUT_NORM, **SMALL_VIT},
 }
 HEAVY = ("googlenet", "densenet121", "seresnet18", "hrnet_w18_small")  # more than 2 GFLOP a picture and step
-SGD = {"lr": 0.01, "lr_rule": "none", "weight_decay": 0.0, "schedule": "constant"}
+SMALL_STEPS = {**ADAMW, "lr": 1e-4, "schedule": "constant", "warmup_steps": 4}
 LARGE: dict[str, dict[str, Any]] = {
-    "resnet152": SGD,
-    "densenet264": SGD,
-    "senet154": SGD,
-    "hrnet_w48": SGD,
-    "vit_large_patch16_224": {**SGD, "backbone_args": {"patch_size": 8}},
+    "resnet152": SMALL_STEPS,
+    "densenet264": SMALL_STEPS,
+    "senet154": SMALL_STEPS,
+    "hrnet_w48": SMALL_STEPS,
+    "vit_large_patch16_224": {**SMALL_STEPS, "backbone_args": {"patch_size": 8}},
 }
 FRACTIONS = (0.01, 0.1)
 # Of 100 and of 1,000 pictures; fine-tuning takes equal epochs and rates with and without a checkpoint.
@@ -183,7 +183,7 @@ def large(name: str, seed: int, data: Path, folder: Path, quick: bool) -> dict[s
     pictures = Some(str(data), 32, 10, batch_size=8, seed=seed, cache_dir=str(folder.parent / "cache"))
     model = Classifier(num_classes=10, backbone=name, image_size=32, **LARGE[name])
     losses = Losses()
-    of = trainer(folder, losses, max_epochs=1 if quick else 4)
+    of = trainer(folder, losses, max_epochs=1 if quick else 8)
     of.fit(model, pictures)
     first, last = (mean(part) for part in (losses.values[:4], losses.values[-4:]))
     found = {"first": round(first, 4), "last": round(last, 4), "steps": of.global_step}

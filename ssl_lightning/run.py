@@ -206,7 +206,7 @@ class RunFolder(Callback):
 
     def __init__(self, config: str, resumed: bool) -> None:
         self.config, self.resumed = config, resumed
-        self.began = False
+        self.began = self.training = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -234,9 +234,9 @@ class RunFolder(Callback):
             file.write(self.config.encode())
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        if not self.began:  # and nothing was found wrong: a refused run leaves no configuration
+        if not self.training:  # and nothing was found wrong: a refused run leaves no configuration
             self.write(trainer)
-        self.began = True
+        self.began = self.training = True
 
     def on_validation_batch_start(self, *args: Any) -> None:
         self.began = True

@@ -136,7 +136,7 @@ CASES: list[tuple[Callable[[], None] | None, str, list[str]]] = [
     (None, f"{FIT} --trainer.max_epoch 3", ["no option --trainer.max_epoch", "Did you mean --trainer.max_epochs?"]),
     (None, f"{FIT} --ckpt last", ["no option --ckpt.", "Did you mean --ckpt_path?"]),
     (None, f"{FIT} --knn.neighbours 3", ["no option --knn.neighbours"]),
-    (None, "fit --data Digits", ["fit needs --model", "Known: ", "MoCoV3, RotNet"]),
+    (None, "fit --data Digits", ["fit needs --model", "Known: ", "MoCoV3, MultiTag, RotNet"]),
     (None, "fit --model SimCLR", ["fit needs --data", "Known: ", "CIFAR10"]),
     (None, "fit -c nothere.yaml", ["nothere.yaml", "not exist"]),
     (strange_files, "fit -c typo.yaml", ["'modle", "Did you mean model?"]),
