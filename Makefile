@@ -42,6 +42,7 @@ gate: .venv/installed
 	$(BIN)/python benchmarks/learn_text.py
 	$(BIN)/python benchmarks/learn_reversal.py
 	$(BIN)/python benchmarks/learn_tracking.py
+	$(BIN)/python benchmarks/learn_detection.py
 
 clean:
 	rm -rf .venv .venv-floors build *.egg-info .pytest_cache .mypy_cache .ruff_cache
