@@ -45,6 +45,7 @@ gate: .venv/installed
 	$(BIN)/python benchmarks/learn_clip.py
 	$(BIN)/python benchmarks/learn_zoo.py
 	$(BIN)/python benchmarks/learn_semi.py
+	$(BIN)/python benchmarks/learn_detection.py
 
 clean:
 	rm -rf .venv .venv-floors build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -16,6 +16,7 @@ import decode
 import gates
 import learn
 import learn_clip
+import learn_detection
 import learn_masked
 import learn_reversal
 import learn_semi
@@ -40,6 +41,7 @@ TABLES = {
     "backbones": (backbones.RESULTS, backbones.table),
     "chunks": (chunks.RESULTS, chunks.table),
     "learn clip": (learn_clip.RESULTS, learn_clip.table),
+    "learn detection": (learn_detection.RESULTS, learn_detection.table),
     "learn": (learn.RESULTS, learn.table),
     "reversal": (learn_reversal.RESULTS, learn_reversal.table),
     "learn text": (learn_text.RESULTS, learn_text.table),

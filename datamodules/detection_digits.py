@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from datamodules.detection import BoxedArray, DetectionData, Objects, Parts
 from datamodules.moving_digits import COLUMNS, NAMES, PARTS, digits, photos, rows_of
 
+MOST = 5  # digits in an image
 SIDES = (0.25, 0.55)  # of the square of a scan, as shares of the image's side
 SEEN = 0.25  # ink that counts as the digit
 APART = 0.1  # the share of a box that others may cover
@@ -58,14 +59,27 @@ class DetectionDigits(DetectionData):
         return Parts(train, val, test)
 
 
-def scenes(part: str, n: int, size: int) -> BoxedArray:
-    """The first n images (3, size, size) of train, val or test."""
-    images, objects = zip(*(scene(part, number, size) for number in range(n)), strict=True)
+def scenes(part: str, n: int, size: int, most: int = MOST, sides: tuple[float, float] = SIDES) -> BoxedArray:
+    """The first n images (3, size, size) of train, val or test, see scene."""
+    images, objects = zip(*(scene(part, number, size, most, sides) for number in range(n)), strict=True)
     return BoxedArray(torch.stack(images), list(objects))
 
 
-def scene(part: str, number: int, size: int) -> tuple[Tensor, Objects]:
-    """An image (3, size, size) uint8 and its digits, a function of part, number and size."""
+def scene(
+    part: str, number: int, size: int, most: int = MOST, sides: tuple[float, float] = SIDES
+) -> tuple[Tensor, Objects]:
+    """An image and its digits, a function of the arguments.
+
+    Args:
+        part: train, val or test.
+        number: Of the image in its part.
+        size: Side of the image in pixels.
+        most: Digits at most; at least one.
+        sides: Least and greatest side of the square of a scan, as shares of the image's side: 0.8 at most.
+
+    Returns:
+        (3, size, size) uint8, and the digits.
+    """
     rng = np.random.default_rng([PARTS.index(part), number, 2])
     ink, classes = digits()
     first, last = COLUMNS[part]
@@ -74,8 +88,8 @@ def scene(part: str, number: int, size: int) -> tuple[Tensor, Objects]:
     image = photo[:, y : y + size, x : x + size].clone()
     boxes = torch.empty(0, 4)
     labels: list[int] = []
-    for row in rng.choice(rows_of(part), rng.integers(1, 6), replace=False):
-        side = size * np.exp(rng.uniform(*np.log(SIDES)))
+    for row in rng.choice(rows_of(part), rng.integers(1, most + 1), replace=False):
+        side = size * np.exp(rng.uniform(*np.log(sides)))
         strokes = F.pad(ink[row], (1, 1, 1, 1))[None, None]
         patch = (round(side * 10 / 8),) * 2
         edge, alpha = (

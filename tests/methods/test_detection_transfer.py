@@ -323,3 +323,10 @@ def test_data_without_boxes_are_refused(tmp_path):
         trainer(tmp_path, max_steps=1).fit(make(DetectionTransfer), data())
     with pytest.raises(ValueError, match="DetectionDigits has images with boxes, which SimCLR does not learn from"):
         trainer(tmp_path, max_steps=1).fit(make(SimCLR), data(DetectionTransfer))
+
+
+def test_a_precision_that_boxes_do_not_bear_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"precision is bf16-true: take --trainer.precision bf16-mixed"):
+        trainer(tmp_path, max_steps=1, precision="bf16-true").fit(make(DetectionTransfer), data(DetectionTransfer))
+    model = make(DetectionTransfer)
+    trainer(tmp_path, max_steps=1, precision="bf16-mixed").fit(model, data(DetectionTransfer))

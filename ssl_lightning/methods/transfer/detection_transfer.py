@@ -117,9 +117,13 @@ class DetectionTransfer(CheckpointModule):
     def setup(self, stage: str) -> None:
         """
         Raises:
-            ValueError: the data have no boxes.
+            ValueError: the data have no boxes, or boxes would lose their places to the precision.
         """
         super().setup(stage)
+        if self.trainer.precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"boxes need float32, and precision is {self.trainer.precision}: take --trainer.precision bf16-mixed"
+            )
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and not isinstance(data, DetectionData):
             raise ValueError(
