@@ -69,7 +69,12 @@ TINY: dict[type[SSLModule], dict[str, Any]] = {
         "channels": 8,
         "head_dim": 16,
         "warmup_steps": 0,
-        "detector_args": {"rpn_batch_size_per_image": 32, "box_batch_size_per_image": 16},
+        # all anchors but those in between, as many as an image happens to have; some of its proposals
+        "detector_args": {
+            "rpn_batch_size_per_image": 10_000,
+            "rpn_bg_iou_thresh": 0.05,
+            "box_batch_size_per_image": 16,
+        },
     },
     MapProbe: {"num_classes": 10, "feature_layer": -1, "hidden_dim": 8},
     Transformer: {"vocab_size": 44, "dim": 8, "hidden_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0},
