@@ -17,31 +17,26 @@ points of linear accuracy and, where the last features are evaluated, of kNN acc
 
 import argparse
 import json
-import os
-import platform
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, NamedTuple
 
 import lightning.pytorch as L
-import torch
 import yaml
+from harness import SEEDS, data_folder, fit, machine, read, spread, test, trainer_of, upkeep, verdict, write
 
-from callbacks import ExactResume, FiniteLoss, KNNMonitor, LinearEvaluation, RunCheckpoint
+from callbacks import KNNMonitor, LinearEvaluation
 from datamodules import CIFAR10Tags, ImageFolder, NoisyTags
 from datamodules.images import Splits
 from datamodules.sets import Part, balanced_rows
-from ssl_lightning import __version__
 from ssl_lightning.base import ImageModule
 from ssl_lightning.methods import AET, VAE, Classifier, Colorization, Jigsaw, MoCo, MoCoV3, MultiTag, RotNet, SimCLR
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "learn.json"
 CONFIGS = HERE.parent / "configs" / "recipe"
-SEEDS = (0, 1, 2)
 IMAGES = 10_000
 BACKBONE = {"backbone": "convnet", "image_size": 32}
 BLOCKS = [0, 1, 2, 3]
@@ -137,35 +132,16 @@ def run(name: str, seed: int, data: Path, folder: Path, epochs: int | None) -> d
         seed=seed,
         cache_dir=str(folder / "cache"),
     )
-    trainer = L.Trainer(
+    trainer = trainer_of(
+        folder / f"{name}-{seed}".replace(" ", "-"),
+        *upkeep(),
+        KNNMonitor(every_n_epochs=0),
+        LinearEvaluation(),
         max_epochs=epochs or recipe.epochs,
-        default_root_dir=folder / f"{name}-{seed}".replace(" ", "-"),
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        callbacks=[
-            ExactResume(),
-            RunCheckpoint(),
-            FiniteLoss(),
-            KNNMonitor(every_n_epochs=0),
-            LinearEvaluation(),
-        ],
     )
-
-    def test() -> dict[str, float]:
-        return {k: v for loader in trainer.test(model, images, verbose=False) for k, v in loader.items()}
-
-    untrained = test()
-    last = Path(trainer.default_root_dir, "checkpoints", "last.ckpt")
-    start = time.perf_counter()
-    trainer.fit(model, images, ckpt_path=last if last.exists() else None, weights_only=True)
-    seconds = time.perf_counter() - start
-    trained = test()
-
+    untrained = test(trainer, model, images)
+    seconds = fit(trainer, model, images)
+    trained = test(trainer, model, images)
     return {
         "method": name,
         "seed": seed,
@@ -178,15 +154,6 @@ def run(name: str, seed: int, data: Path, folder: Path, epochs: int | None) -> d
         "batch_size": recipe.batch_size,
         "protocols": [c.protocol for c in trainer.callbacks if isinstance(c, (KNNMonitor, LinearEvaluation))],
         **machine(),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What a run was made with."""
-    versions = {"ssl_lightning": __version__, "torch": torch.__version__, "lightning": L.__version__}
-    return {
-        "versions": {**versions, "python": platform.python_version()},
-        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",
     }
 
 
@@ -219,10 +186,6 @@ def block(found: dict[str, Any]) -> str:
     return str(BLOCKS[list(found["linear by layer"]).index(found["layer"])])
 
 
-def spread(values: list[float], digits: int = 1) -> str:
-    return f"{mean(values):.{digits}f} ± {stdev(values) if len(values) > 1 else 0:.{digits}f}"
-
-
 def table(runs: list[dict[str, Any]]) -> str:
     """The runs as a table in Markdown; a method that misses the gate says so."""
     columns = ["method", "block", "kNN", "untrained", "linear", "untrained", "gate", "its own task", "steps", "seconds"]
@@ -241,7 +204,7 @@ def table(runs: list[dict[str, Any]]) -> str:
             f"(untrained {mean(r['untrained'][key] for r in mine):.2f})"
             for key in pretext
         )
-        gate = f"+{recipe.margin:g} {'passed' if passes(name, mine) else 'missed'}, {len(mine)} seeds"
+        gate = verdict(passes(name, mine), mine, recipe.margin)
         seconds = mean(r["fit_seconds"] for r in mine)
         row = [name, ", ".join(layers), *cells, gate, task, str(mine[0]["steps"]), f"{seconds:.0f}"]
         rows.append(f"| {' | '.join(row)} |")
@@ -256,22 +219,18 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/learn"), help="where checkpoints and the cache go")
     parser.add_argument("--table", action="store_true", help="print the table and end")
     args = parser.parse_args()
-    runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    runs = read(RESULTS)
     if not args.table:
-        if "SSL_LIGHTNING_DATA" not in os.environ:
-            sys.exit("set SSL_LIGHTNING_DATA to a folder with cifar10/{train,test}/<class>/*.jpg")
+        data = data_folder("cifar10")
         for seed in args.seeds:
             for name in args.methods:
                 if any(r["method"] == name and r["seed"] == seed for r in runs):
                     continue
-                result = run(name, seed, Path(os.environ["SSL_LIGHTNING_DATA"]), args.runs, args.epochs)
+                result = run(name, seed, data, args.runs, args.epochs)
                 print(json.dumps({k: result[k] for k in ("method", "seed", "trained", "untrained", "fit_seconds")}))
                 if args.epochs is None:
                     runs.append(result)
-                    RESULTS.parent.mkdir(exist_ok=True)
-                    new = RESULTS.with_suffix(".new")
-                    new.write_text(json.dumps(runs, indent=1) + "\n")
-                    os.replace(new, RESULTS)
+                    write(RESULTS, runs)
     print(table(runs))
     if not args.table and not all(passes(name, runs) for name in args.methods):
         sys.exit(1)

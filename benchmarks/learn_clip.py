@@ -15,27 +15,22 @@ times, and no seed's is below half of that; the mean zero-shot accuracy on digit
 
 import argparse
 import json
-import os
-import platform
 import sys
-import time
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, NamedTuple
 
 import lightning.pytorch as L
-import torch
 import yaml
+from harness import SEEDS, data_folder, fit, machine, read, spread, test, trainer_of, upkeep, verdict, write
 
-from callbacks import ExactResume, FiniteLoss, Retrieval, RunCheckpoint, ZeroShot
+from callbacks import Retrieval, ZeroShot
 from datamodules import CropFlipViews, DigitsText, ImageTextCSV
 from datamodules.image_text import ImageTextData
-from ssl_lightning import __version__
 from ssl_lightning.methods import CLIP
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "learn_clip.json"
-SEEDS = (0, 1, 2)
 CHANCE = 0.01  # of R@10
 
 
@@ -80,46 +75,23 @@ def run(name: str, seed: int, root: Path, folder: Path, epochs: int | None, acce
         image_size=data.image_size,
         **recipe.model,
     )
-    trainer = L.Trainer(
-        max_epochs=epochs or recipe.epochs,
-        default_root_dir=folder / f"{name}-{seed}",
-        accelerator=accelerator,
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        callbacks=[ExactResume(), RunCheckpoint(), FiniteLoss(), score],
+    trainer = trainer_of(
+        folder / f"{name}-{seed}", *upkeep(), score, max_epochs=epochs or recipe.epochs, accelerator=accelerator
     )
-
-    def test() -> dict[str, float]:
-        found = {k: v for loader in trainer.test(model, data, verbose=False) for k, v in loader.items()}
-        return {key: round(found[f"test/{key}"], 4) for key in SHOWN[name]}
-
-    last = Path(trainer.default_root_dir, "checkpoints", "last.ckpt")
-    start = time.perf_counter()
-    trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
-    seconds = time.perf_counter() - start
-    trained = test()
+    seconds = fit(trainer, model, data)
+    found = test(trainer, model, data)
     return {
         "data": name,
         "seed": seed,
-        "scores": trained,
+        "scores": {key: round(found[f"test/{key}"], 4) for key in SHOWN[name]},
         "scale": round(model.logit_scale.exp().item(), 1),
         "epochs": trainer.max_epochs,
         "steps": trainer.global_step,
         "fit_seconds": round(seconds),
         "recipe": recipe._asdict(),
         "protocol": score.protocol,
-        "versions": {
-            "ssl_lightning": __version__,
-            "torch": torch.__version__,
-            "lightning": L.__version__,
-            "python": platform.python_version(),
-        },
         "device": accelerator,
-        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",
+        **machine(),
     }
 
 
@@ -142,12 +114,9 @@ def table(runs: list[dict[str, Any]]) -> str:
         mine = [r for r in runs if r["data"] == name]
         for key in SHOWN[name] if mine else []:
             values = [100 * r["scores"][key] for r in mine]
-            spread = f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}"
-            gate = ""
-            if key == SHOWN[name][-1]:
-                gate = f"{'passed' if passes(name, mine) else 'missed'}, {len(mine)} seeds"
+            gate = verdict(passes(name, mine), mine) if key == SHOWN[name][-1] else ""
             seconds = f"{mean(r['fit_seconds'] for r in mine):.0f}"
-            rows.append(f"| {name} | {key} | {spread} | {gate} | {mine[0]['steps']} | {seconds} |")
+            rows.append(f"| {name} | {key} | {spread(values)} | {gate} | {mine[0]['steps']} | {seconds} |")
     return "\n".join(rows)
 
 
@@ -160,11 +129,9 @@ def main() -> None:
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--table", action="store_true", help="print the table and end")
     args = parser.parse_args()
-    runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    runs = read(RESULTS)
     if not args.table:
-        root = Path(os.environ.get("SSL_LIGHTNING_DATA", ""))
-        if "flickr8k" in args.data and not (root / "flickr8k" / "train.csv").is_file():
-            sys.exit("set SSL_LIGHTNING_DATA to a folder with flickr8k/{train,test}.csv, or give --data digits")
+        root = data_folder("flickr8k/train.csv") if "flickr8k" in args.data else Path()
         for seed in args.seeds:
             for name in args.data:
                 if any(r["data"] == name and r["seed"] == seed for r in runs):
@@ -173,10 +140,7 @@ def main() -> None:
                 print(json.dumps({k: result[k] for k in ("data", "seed", "scores", "scale", "steps", "fit_seconds")}))
                 if args.epochs is None:
                     runs.append(result)
-                    RESULTS.parent.mkdir(exist_ok=True)
-                    new = RESULTS.with_suffix(".new")
-                    new.write_text(json.dumps(runs, indent=1) + "\n")
-                    os.replace(new, RESULTS)
+                    write(RESULTS, runs)
     print(table(runs))
     if not args.table and not all(passes(name, runs) for name in args.data):
         sys.exit(1)

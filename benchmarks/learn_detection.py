@@ -17,28 +17,20 @@ three seeds, and gains in each.
 
 import argparse
 import json
-import platform
 import sys
-import time
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
-import torch
-from learn import SEEDS, spread
-from lightning.pytorch import Callback
+from harness import SEEDS, fit, machine, protocols, read, spread, trainer_of, upkeep, verdict, write
 
-from callbacks import DetectionPictures, ExactResume, FiniteLoss, RunCheckpoint
-from callbacks.results import atomic_open
+from callbacks import DetectionPictures
 from datamodules import DetectionDigits, SimCLRViews
-from datamodules.data import Data
 from datamodules.detection_digits import scenes
 from datamodules.images import ImageData, Splits
 from datamodules.sets import ImageArray
-from ssl_lightning import __version__
-from ssl_lightning.base import SSLModule
 from ssl_lightning.methods import DetectionTransfer, SimCLR
 
 RESULTS = Path(__file__).parent / "results" / "learn_detection.json"
@@ -83,48 +75,29 @@ class Singles(ImageData):
         return Splits(images, bank=None, val=None, test=None, predict=images)
 
 
-def trainer_of(folder: Path, *callbacks: Callback, **settings: Any) -> L.Trainer:
-    return L.Trainer(
-        default_root_dir=folder,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=list(callbacks),
-        **settings,
-    )
-
-
-def fitted(model: SSLModule, data: Data, folder: Path, **length: int) -> tuple[int, float]:
-    """A run, brought to its end: its steps, and the seconds it took."""
-    upkeep = [ExactResume(), RunCheckpoint(every_n_steps=100), FiniteLoss()]
-    trainer = trainer_of(folder, *upkeep, limit_val_batches=0, **length)
-    last = folder / "checkpoints" / "last.ckpt"
-    start = time.perf_counter()
-    trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
-    return trainer.global_step, time.perf_counter() - start
-
-
 def pretrained(seed: int, folder: Path, epochs: int) -> tuple[str, int, float]:
     """The checkpoint, its steps and the seconds."""
     L.seed_everything(seed, verbose=False)
     model = SimCLR(backbone=BACKBONE, image_size=32, **PRETRAINING)
     data = Singles(32, 3, [], views=SimCLRViews(**VIEWS), seed=seed)
-    steps, seconds = fitted(model, data, folder, max_epochs=epochs)
-    return str(folder / "checkpoints" / "last.ckpt"), steps, seconds
+    trainer = trainer_of(folder, *upkeep(every_n_steps=100), max_epochs=epochs)
+    seconds = fit(trainer, model, data)
+    return str(folder / "checkpoints" / "last.ckpt"), trainer.global_step, seconds
 
 
-def tuned(seed: int, folder: Path, steps: int, part: str, **start: Any) -> tuple[dict[str, float], float]:
-    """Scores from 0 to 100 after tuning, and the seconds of it."""
+def tuned(
+    seed: int, folder: Path, steps: int, part: str, **start: Any
+) -> tuple[dict[str, float], dict[str, str], float]:
+    """Scores from 0 to 100 after tuning, their protocols, and the seconds of it."""
     L.seed_everything(seed, verbose=False)
     model = DetectionTransfer(num_classes=10, image_size=64, **TUNING, **start)
     data = DetectionDigits(LABELLED, batch_size=BATCH, seed=seed)
-    _, seconds = fitted(model, data, folder, max_epochs=-1, max_steps=steps)
-    trainer = trainer_of(folder, DetectionPictures())
+    trainer = trainer_of(folder, *upkeep(every_n_steps=100), max_epochs=-1, max_steps=steps)
+    seconds = fit(trainer, model, data)
+    ids = protocols(trainer, model, *SCORES)
+    trainer = trainer_of(folder, DetectionPictures(), limit_val_batches=1.0)
     (metrics,) = (trainer.test if part == "test" else trainer.validate)(model, data, verbose=False)
-    return {name.split("/")[1]: round(100 * value, 2) for name, value in metrics.items()}, seconds
+    return {name.split("/")[1]: round(100 * value, 2) for name, value in metrics.items()}, ids, seconds
 
 
 def run(seed: int, folder: Path, epochs: int, steps: int, part: str) -> dict[str, Any]:
@@ -133,19 +106,14 @@ def run(seed: int, folder: Path, epochs: int, steps: int, part: str) -> dict[str
     ends = {name: tuned(seed, folder / f"{name}-tuned-{seed}", steps, part, **how) for name, how in start.items()}
     return {
         "seed": seed,
-        **{name: scores for name, (scores, _) in ends.items()},
+        **{name: scores for name, (scores, _, _) in ends.items()},
+        "protocols": ends["scratch"][1],
         "pretraining_steps": pretraining_steps,
         "pretraining_seconds": round(seconds),
         "steps": steps,
-        "seconds": round(mean(seconds for _, seconds in ends.values())),
+        "seconds": round(mean(seconds for _, _, seconds in ends.values())),
         "recipe": {"views": VIEWS, "pretraining": PRETRAINING, "tuning": TUNING, "batch_size": BATCH},
-        "versions": {
-            "ssl_lightning": __version__,
-            "torch": torch.__version__,
-            "lightning": L.__version__,
-            "python": platform.python_version(),
-        },
-        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",
+        **machine(),
     }
 
 
@@ -161,7 +129,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     shown = {key: words for key, words in SCORES.items() if key in runs[0]["scratch"]}  # map_75 of the test images only
     columns = ["Faster R-CNN", *shown.values(), "gate", "steps", "seconds", "pretraining"]
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    gate = f"+{MARGIN:g} {'passed' if passes(runs) else 'missed'}, {len(runs)} seeds"
+    gate = verdict(passes(runs), runs, MARGIN)
     before = [f"{mean(r[f'pretraining_{key}'] for r in runs):.0f}" for key in ("steps", "seconds")]
     ends = {"pretrained": (gate, f"{before[0]} steps, {before[1]} seconds"), "scratch": ("", "")}
     for name, (end, pretraining) in ends.items():
@@ -182,16 +150,16 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table and end")
     args = parser.parse_args()
     saved = (args.epochs, args.steps, args.part) == (EPOCHS, STEPS, "test")
-    runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() and saved else []
+    runs = read(RESULTS) if saved else []
     if not args.table:
         for seed in args.seeds:
             if any(r["seed"] == seed for r in runs):
                 continue
             runs.append(run(seed, args.runs, args.epochs, args.steps, args.part))
-            print(json.dumps({k: v for k, v in runs[-1].items() if k not in ("recipe", "versions")}), flush=True)
+            shown = ("seed", "pretrained", "scratch", "pretraining_seconds", "seconds")
+            print(json.dumps({key: runs[-1][key] for key in shown}), flush=True)
             if saved:
-                with atomic_open(RESULTS) as file:
-                    file.write((json.dumps(runs, indent=1) + "\n").encode())
+                write(RESULTS, runs)
     print(table(runs))
     if saved and not args.table and not passes(runs):
         sys.exit(1)

@@ -14,7 +14,6 @@ is better than from scratch, in the mean of three seeds and in each.
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -23,10 +22,9 @@ from typing import Any
 
 import learn
 import lightning.pytorch as L
-from learn import SEEDS, Cifar, Recipe, gains, spread
+from harness import SEEDS, data_folder, fit, read, spread, test, trainer_of, upkeep, verdict, write
+from learn import Cifar, Recipe, gains
 
-from callbacks import ExactResume, FiniteLoss, RunCheckpoint
-from callbacks.results import atomic_open
 from datamodules.images import Splits
 from datamodules.sets import Part, balanced_rows
 from ssl_lightning.methods import MAE, FineTune, SimMIM
@@ -70,22 +68,10 @@ def tune(name: str, seed: int, data: Path, folder: Path, checkpoint: Path | None
     images = Few(
         str(data / "cifar10"), image_size=32, cache=True, batch_size=64, seed=seed, cache_dir=str(folder / "cache")
     )
-    trainer = L.Trainer(
-        max_epochs=epochs or TUNING_EPOCHS,
-        default_root_dir=folder / f"{name}-{seed}-{'tuned' if checkpoint else 'scratch'}",
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        callbacks=[ExactResume(), RunCheckpoint(), FiniteLoss()],
-    )
-    last = Path(trainer.default_root_dir, "checkpoints", "last.ckpt")
-    trainer.fit(model, images, ckpt_path=last if last.exists() else None, weights_only=True)
-    trainer.test(model, images, verbose=False)
-    return round(100 * float(trainer.callback_metrics["test/top1"]), 2)
+    ends = folder / f"{name}-{seed}-{'tuned' if checkpoint else 'scratch'}"
+    trainer = trainer_of(ends, *upkeep(), max_epochs=epochs or TUNING_EPOCHS)
+    fit(trainer, model, images)
+    return round(100 * test(trainer, model, images)["test/top1"], 2)
 
 
 def run(name: str, seed: int, data: Path, folder: Path, epochs: int | None) -> dict[str, Any]:
@@ -116,7 +102,7 @@ def table(runs: list[dict[str, Any]]) -> str:
             [spread([r[state][key] for r in mine]) for state in ("trained", "untrained")] for key in ("linear", "knn")
         )
         tuned = [spread([r[key] for r in mine]) for key in ("tuned", "scratch")]
-        gate = f"+{recipe.margin:g} {'passed' if passes(name, mine) else 'missed'}, {len(mine)} seeds"
+        gate = verdict(passes(name, mine), mine, recipe.margin)
         seconds = [f"{mean(r[key] for r in mine):.0f}" for key in ("fit_seconds", "tuning_seconds")]
         rows.append(f"| {' | '.join([name, *linear, *tuned, *knn, gate, str(mine[0]['steps']), *seconds])} |")
     return "\n".join(rows)
@@ -130,20 +116,18 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/learn"), help="where checkpoints and the cache go")
     parser.add_argument("--table", action="store_true", help="print the table and end")
     args = parser.parse_args()
-    runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    runs = read(RESULTS)
     if not args.table:
-        if "SSL_LIGHTNING_DATA" not in os.environ:
-            sys.exit("set SSL_LIGHTNING_DATA to a folder with cifar10/{train,test}/<class>/*.jpg")
+        data = data_folder("cifar10")
         for seed in args.seeds:
             for name in args.methods:
                 if any(r["method"] == name and r["seed"] == seed for r in runs):
                     continue
-                result = run(name, seed, Path(os.environ["SSL_LIGHTNING_DATA"]), args.runs, args.epochs)
+                result = run(name, seed, data, args.runs, args.epochs)
                 print(json.dumps({k: v for k, v in result.items() if k not in ("arguments", "protocols")}), flush=True)
                 if args.epochs is None:
                     runs.append(result)
-                    with atomic_open(RESULTS) as file:
-                        file.write((json.dumps(runs, indent=1) + "\n").encode())
+                    write(RESULTS, runs)
     print(table(runs))
     if not args.table and not all(passes(name, runs) for name in args.methods):
         sys.exit(1)

@@ -10,25 +10,20 @@ cut goes on. Pictures of its attention lie in its folder.
 
 import argparse
 import json
-import os
-import platform
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import torch
+from harness import SEEDS, fit, machine, read, test, trainer_of, upkeep, write
 
-from callbacks import AttentionMaps, ExactResume, FiniteLoss, RunCheckpoint
+from callbacks import AttentionMaps
 from datamodules import Reversal
-from ssl_lightning import __version__
 from ssl_lightning.methods import Transformer
 
 RESULTS = Path(__file__).parent / "results" / "learn_reversal.json"
 GATE = 0.99
 MINUTES = 10
-SEEDS = (0, 1, 2)
 DATA = {"min_length": 4, "max_length": 10, "max_words": 1000, "batch_size": 128}
 # Smaller than the paper's, with a shorter warm-up and a rate that ends at 0: the run is short.
 MODEL = {
@@ -48,30 +43,10 @@ def run(seed: int, folder: Path, steps: int) -> dict[str, Any]:
     L.seed_everything(seed, verbose=False)
     data = Reversal(**DATA)
     model = Transformer(data.vocab_size, **MODEL)
-    folder = folder / f"seed{seed}"
-    last = folder / "checkpoints" / "last.ckpt"
-    trainer = L.Trainer(
-        max_epochs=-1,
-        max_steps=steps,
-        default_root_dir=folder,
-        accelerator="cpu",
-        logger=False,
-        use_distributed_sampler=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[ExactResume(), FiniteLoss(), RunCheckpoint(every_n_steps=100), AttentionMaps(rows=3)],
-    )
-    clock = folder / "seconds"  # of the parts of a run that was cut
-    before = float(clock.read_text()) if last.exists() and clock.exists() else 0.0
-    start = time.perf_counter()
-    try:
-        trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
-    finally:
-        seconds = before + time.perf_counter() - start
-        folder.mkdir(parents=True, exist_ok=True)
-        clock.write_text(str(seconds))
-    scores = trainer.test(model, data, verbose=False)[0]
+    pictures = AttentionMaps(rows=3)
+    trainer = trainer_of(folder / f"seed{seed}", *upkeep(every_n_steps=100), pictures, max_epochs=-1, max_steps=steps)
+    seconds = fit(trainer, model, data)
+    scores = test(trainer, model, data)
     return {
         "seed": seed,
         "exact_match": round(scores["test/exact_match"], 5),
@@ -83,13 +58,7 @@ def run(seed: int, folder: Path, steps: int) -> dict[str, Any]:
         "fit_seconds": round(seconds),
         "data": DATA,
         "arguments": MODEL,
-        "versions": {
-            "ssl_lightning": __version__,
-            "torch": torch.__version__,
-            "lightning": L.__version__,
-            "python": platform.python_version(),  # whose documentation it is
-        },
-        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",
+        **machine(),  # with the version of Python, whose documentation it is
     }
 
 
@@ -123,7 +92,7 @@ def main() -> None:
     )
     parser.add_argument("--table", action="store_true", help="print the table and end")
     args = parser.parse_args()
-    runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    runs = read(RESULTS)
     if not args.table:
         for seed in args.seeds:
             if any(r["seed"] == seed for r in runs):
@@ -134,10 +103,7 @@ def main() -> None:
             )
             if args.steps is None:
                 runs.append(result)
-                RESULTS.parent.mkdir(exist_ok=True)
-                new = RESULTS.with_suffix(".new")
-                new.write_text(json.dumps(runs, indent=1) + "\n")
-                os.replace(new, RESULTS)
+                write(RESULTS, runs)
     print(table(runs))
     if not args.table and args.steps is None and not passes(runs):
         sys.exit(1)

@@ -1,7 +1,7 @@
 """Do unlabelled pictures help where labels are few? FixMatch against supervised training on the same labels.
 
     SSL_LIGHTNING_DATA=DIR python benchmarks/learn_semi.py     run what results/learn_semi.json lacks, print the table
-    python benchmarks/learn_semi.py --table                    the table of docs/methods.md
+    python benchmarks/learn_semi.py --table                    the table of docs/evaluation.md
 
 The data and the network are those of benchmarks/learn.py. 40 pictures of each class keep their labels, others in every
 seed; FixMatch sees the 10,000 pictures without their labels too. The supervised network takes equally many steps with
@@ -14,19 +14,17 @@ The gate, fixed before any run was made: FixMatch is better in every one of thre
 
 import argparse
 import json
-import os
 import sys
-import time
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import learn
 import lightning.pytorch as L
-from learn import SEEDS, Cifar, spread
+from harness import SEEDS, data_folder, fit, machine, protocols, read, spread, test, trainer_of, upkeep, verdict, write
+from learn import Cifar
 
-from callbacks import ExactResume, FiniteLoss, RunCheckpoint, WeightEMA
-from callbacks.results import atomic_open
+from callbacks import WeightEMA
 from datamodules.views import CropFlipViews
 from ssl_lightning.methods import Classifier, FixMatch
 
@@ -55,32 +53,13 @@ def train(name: str, seed: int, data: Path, folder: Path, epochs: int) -> dict[s
         cache_dir=str(folder / "cache"),
     )
     steps = epochs * (learn.IMAGES // (LABELLED * RATIO))
-    trainer = L.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        default_root_dir=folder / f"{name}-{seed}",
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        callbacks=[
-            ExactResume(),
-            RunCheckpoint(),
-            FiniteLoss(),
-            *([] if name == "FixMatch" else [WeightEMA(EMA)]),
-        ],
-    )
-    last = Path(trainer.default_root_dir, "checkpoints", "last.ckpt")
-    start = time.perf_counter()
-    trainer.fit(model, images, ckpt_path=last if last.exists() else None, weights_only=True)
-    seconds = time.perf_counter() - start
+    average = [] if name == "FixMatch" else [WeightEMA(EMA)]  # FixMatch brings its own
+    trainer = trainer_of(folder / f"{name}-{seed}", *upkeep(), *average, max_steps=steps, max_epochs=-1)
+    seconds = fit(trainer, model, images)
     sure = float(trainer.callback_metrics.get("train/sure", 0))
-    trainer.test(model, images, verbose=False)
-    accuracy = round(100 * float(trainer.callback_metrics["test/top1"]), 2)
-    found = {"accuracy": accuracy, "steps": trainer.global_step, "seconds": round(seconds)}
+    accuracy = round(100 * test(trainer, model, images)["test/top1"], 2)
+    protocol = protocols(trainer, model, "top1")["top1"]
+    found = {"accuracy": accuracy, "steps": trainer.global_step, "seconds": round(seconds), "protocol": protocol}
     return {**found, "sure": round(sure, 3)} if name == "FixMatch" else found
 
 
@@ -89,7 +68,7 @@ def run(seed: int, data: Path, folder: Path, epochs: int) -> dict[str, Any]:
         "seed": seed,
         **{name: train(name, seed, data, folder, epochs) for name in ("Classifier", "FixMatch")},
         "arguments": {**learn.BACKBONE, **RATES, **FIXMATCH, "labels_per_class": LABELS, "batch_size": LABELLED},
-        **learn.machine(),
+        **machine(),
     }
 
 
@@ -109,8 +88,7 @@ def table(runs: list[dict[str, Any]]) -> str:
             f"{mean(r['seconds'] for r in mine):.0f}",
         ]
         rows.append(f"| {' | '.join([f'`{name}`', *cells])} |")
-    verdict = "passed" if passes(runs) else "missed"
-    return "\n".join([*rows, "", f"Gate (better in every seed): {verdict}, {len(runs)} seeds."])
+    return "\n".join([*rows, "", f"Gate (better in every seed): {verdict(passes(runs), runs)}."])
 
 
 def main() -> None:
@@ -120,19 +98,17 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/learn_semi"), help="where checkpoints and the cache go")
     parser.add_argument("--table", action="store_true", help="print the table and end")
     args = parser.parse_args()
-    runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    runs = read(RESULTS)
     if not args.table:
-        if "SSL_LIGHTNING_DATA" not in os.environ:
-            sys.exit("set SSL_LIGHTNING_DATA to a folder with cifar10/{train,test}/<class>/*.jpg")
+        data = data_folder("cifar10")
         for seed in args.seeds:
             if any(r["seed"] == seed for r in runs):
                 continue
-            result = run(seed, Path(os.environ["SSL_LIGHTNING_DATA"]), args.runs, args.epochs)
+            result = run(seed, data, args.runs, args.epochs)
             print(json.dumps({key: result[key] for key in ("seed", "Classifier", "FixMatch")}), flush=True)
             if args.epochs == EPOCHS:
                 runs.append(result)
-                with atomic_open(RESULTS) as file:
-                    file.write(json.dumps(runs, indent=1).encode() + b"\n")
+                write(RESULTS, runs)
     print(table(runs))
     if not args.table and not passes(runs):
         sys.exit(1)

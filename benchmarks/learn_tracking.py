@@ -18,28 +18,23 @@ frame pairs at k = 10.
 
 import argparse
 import json
-import os
-import platform
 import sys
-import time
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 import yaml
+from harness import SEEDS, data_folder, fit, machine, read, spread, trainer_of, upkeep, verdict, write
 from torch import Tensor
 
-from callbacks import ExactResume, FiniteLoss, FramePairs, OnePassEvaluation, RunCheckpoint
+from callbacks import FramePairs, OnePassEvaluation
 from datamodules import MovingDigits, VideoFolder
-from ssl_lightning import __version__
 from ssl_lightning.methods import DCF, UDT
 from ssl_lightning.siamese import SiameseModule
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "learn_tracking.json"
-SEEDS = (0, 1, 2)
 MARGIN = 0.05  # of success AUC
 METHODS: dict[str, type[SiameseModule]] = {"UDT": UDT, "DCF": DCF}
 SEQUENCES = {"Crossing": "unseen", "David": "seen, unlabelled", "bag": "seen, unlabelled"}
@@ -59,21 +54,6 @@ def digits(method: str, seed: int, root: Path) -> MovingDigits:
     return MovingDigits(**given, seed=seed)
 
 
-def trainer(folder: Path, epochs: int, accelerator: str) -> L.Trainer:
-    return L.Trainer(
-        max_epochs=epochs,
-        default_root_dir=folder,
-        accelerator=accelerator,
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        callbacks=[ExactResume(), RunCheckpoint(), FiniteLoss()],
-    )
-
-
 def scores(
     model: SiameseModule, root: Path, folder: Path, accelerator: str, part: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -83,9 +63,7 @@ def scores(
         data: Any = MovingDigits(train_videos=1)
         if name in SEQUENCES:
             data = VideoFolder(str(root / "tracking" / name), image_size=model.image_size)
-        run = L.Trainer(
-            default_root_dir=folder / name, accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False
-        )
+        run = trainer_of(folder / name, accelerator=accelerator, limit_val_batches=1.0)
         evaluate = run.validate if part == "val" and name == "digits" else run.test
         (metrics,) = evaluate(model, data, verbose=False)
         found[name] = {key.split("/")[1]: round(value, 4) for key, value in metrics.items()}
@@ -108,25 +86,17 @@ def run(method: str, seed: int, root: Path, folder: Path, epochs: int | None, ac
     if method == "UDT":  # DCF begins with the same weights
         result["untrained"], _ = scores(model, root, folder / "untrained", accelerator, part)
     if method in METHODS:
-        fit = trainer(folder, epochs or RECIPE["trainer"]["max_epochs"], accelerator)
-        last = folder / "checkpoints" / "last.ckpt"
-        start = time.perf_counter()
-        data = digits(method, seed, root)
-        fit.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
-        result |= {"fit_seconds": round(time.perf_counter() - start), "steps": fit.global_step}
+        length = epochs or RECIPE["trainer"]["max_epochs"]
+        trainer = trainer_of(folder, *upkeep(), max_epochs=length, accelerator=accelerator)
+        seconds = fit(trainer, model, digits(method, seed, root))
+        result |= {"fit_seconds": round(seconds), "steps": trainer.global_step}
     found, protocols = scores(model, root, folder, accelerator, part)
     return result | {
         "scores": found,
         "protocols": protocols,
         "recipe": RECIPE,
-        "versions": {
-            "ssl_lightning": __version__,
-            "torch": torch.__version__,
-            "lightning": L.__version__,
-            "python": platform.python_version(),
-        },
         "device": accelerator,
-        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()}",
+        **machine(),
     }
 
 
@@ -149,10 +119,6 @@ def passes(runs: list[dict[str, Any]]) -> bool:
     return mean(auc["UDT"]) >= least and all(gains)
 
 
-def spread(numbers: list[float]) -> str:
-    return f"{mean(numbers):.3f}" + (f" ± {stdev(numbers):.3f}" if len(numbers) > 1 else "")
-
-
 def table(runs: list[dict[str, Any]]) -> str:
     """The scores of the held-out digits, in Markdown; a gate that is missed says so."""
     shown = {"ope_success_auc": "AUC", "ope_precision_20": "at 20 px"} | {
@@ -163,10 +129,10 @@ def table(runs: list[dict[str, Any]]) -> str:
         "|---" * (len(shown) + 4) + "|",
     ]
     by_score = {key: values(runs, "digits", key) for key in shown}
-    for name, numbers in by_score["ope_success_auc"].items():
-        cells = [spread(by_score[key][name]) for key in shown]
+    for name in by_score["ope_success_auc"]:
+        cells = [spread(by_score[key][name], 3) for key in shown]
         mine = [r for r in runs if r["method"] == name and "steps" in r]
-        gate = f"{'passed' if passes(runs) else 'missed'}, {len(numbers)} seeds" if name == "UDT" else ""
+        gate = verdict(passes(runs), mine) if name == "UDT" else ""
         end = [gate, str(mine[0]["steps"]), f"{mean(r['fit_seconds'] for r in mine):.0f}"] if mine else ["", "", ""]
         rows.append(f"| {name} | " + " | ".join([*cells, *end]) + " |")
     return "\n".join(rows)
@@ -178,7 +144,7 @@ def real(runs: list[dict[str, Any]]) -> str:
     rows = ["| sequence | frames to UDT | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for sequence, seen in SEQUENCES.items():
         auc, near = (values(runs, sequence, f"ope_{key}") for key in ("success_auc", "precision_20"))
-        cells = [f"{spread(auc[name])}, {mean(near[name]):.2f}" for name in names]
+        cells = [f"{spread(auc[name], 3)}, {mean(near[name]):.2f}" for name in names]
         rows.append(f"| {sequence} | {seen} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -193,12 +159,10 @@ def main() -> None:
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--table", action="store_true", help="print the tables and end")
     args = parser.parse_args()
-    runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    runs = read(RESULTS)
     saved = args.epochs is None and args.part == "test"
     if not args.table:
-        root = Path(os.environ.get("SSL_LIGHTNING_DATA", ""))
-        if missing := [name for name in SEQUENCES if not (root / "tracking" / name).is_dir()]:
-            sys.exit(f"set SSL_LIGHTNING_DATA to a folder with tracking/{missing[0]} and the other sequences")
+        root = data_folder(*(f"tracking/{name}" for name in SEQUENCES))
         for method in args.methods:
             for seed in args.seeds if method in METHODS else [0]:
                 if saved and any(r["method"] == method and r["seed"] == seed for r in runs):
@@ -208,10 +172,7 @@ def main() -> None:
                 sys.stdout.flush()
                 runs.append(result)
                 if saved:
-                    RESULTS.parent.mkdir(exist_ok=True)
-                    new = RESULTS.with_suffix(".new")
-                    new.write_text(json.dumps(runs, indent=1) + "\n")
-                    os.replace(new, RESULTS)
+                    write(RESULTS, runs)
     print(table(runs), real(runs), sep="\n\n")
     if saved and not args.table and not passes(runs):
         sys.exit(1)

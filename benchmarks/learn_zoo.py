@@ -18,7 +18,6 @@ few     After SimCLR a linear probe is better than on the untrained network, and
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -29,11 +28,11 @@ from typing import Any
 import learn
 import lightning.pytorch as L
 import torch
-from learn import SEEDS, Cifar, spread
+from harness import SEEDS, data_folder, machine, protocols, read, spread, test, trainer_of, write
+from learn import Cifar
 from torch import Tensor
 
-from callbacks import ExactResume, FiniteLoss
-from callbacks.results import atomic_open
+from callbacks import ExactResume
 from datamodules import Digits, ImageFolder
 from datamodules.images import Splits
 from datamodules.sets import Images, Part, balanced_rows
@@ -139,42 +138,24 @@ class Losses(L.Callback):
         self.values.append(float(outputs["loss"]))
 
 
-def trainer(folder: Path, *callbacks: L.Callback, **changes: Any) -> L.Trainer:
-    settings: dict[str, Any] = {
-        "default_root_dir": folder,
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "use_distributed_sampler": False,
-        "limit_val_batches": 0,
-        "callbacks": [ExactResume(), FiniteLoss(), *callbacks],
-    }
-    return L.Trainer(**{**settings, **changes})
-
-
-def tested(of: L.Trainer, model: Any, data: Any) -> float:
-    of.test(model, data, verbose=False)
-    return float(of.callback_metrics["test/top1"])
-
-
 def lenet(name: str, seed: int, data: Path, folder: Path, quick: bool) -> dict[str, Any]:
     digits = Digits(in_channels=1, views=CropFlipViews(padding=2, flip=0.0), batch_size=32, seed=seed)
     recipe = {"optimizer": "AdamW", "lr": 2e-3, "lr_rule": "none", "weight_decay": 1e-4}
     model = Classifier(num_classes=10, backbone=name, image_size=32, in_channels=1, **recipe)
-    of = trainer(folder, max_epochs=1 if quick else 30)
+    of = trainer_of(folder, ExactResume(), max_epochs=1 if quick else 30)
     of.fit(model, digits)
-    return {"accuracy": tested(of, model, digits), "epochs": of.current_epoch, "steps": of.global_step}
+    right = test(of, model, digits)["test/top1"]
+    ids = protocols(of, model, "top1")
+    return {"accuracy": right, "epochs": of.current_epoch, "steps": of.global_step, "protocols": ids}
 
 
 def fit(name: str, seed: int, data: Path, folder: Path, quick: bool) -> dict[str, Any]:
     pictures = Some(str(data), PICTURES, OTHERS, batch_size=16, seed=seed, cache_dir=str(folder.parent / "cache"))
     model = Classifier(num_classes=10, backbone=name, image_size=32, **SMALLEST[name])
     heart = ByHeart()
-    of = trainer(folder, heart, max_epochs=1 if quick else most_epochs(name))
+    of = trainer_of(folder, ExactResume(), heart, max_epochs=1 if quick else most_epochs(name))
     of.fit(model, pictures)
-    held_out = tested(of, model, pictures)
+    held_out = test(of, model, pictures)["test/top1"]
     found = {"by_heart": heart.accuracy, "held_out": held_out, "epochs": of.current_epoch, "steps": of.global_step}
     return {**found, "parameters": sum(p.numel() for p in model.parameters())}
 
@@ -183,7 +164,7 @@ def large(name: str, seed: int, data: Path, folder: Path, quick: bool) -> dict[s
     pictures = Some(str(data), 32, 10, batch_size=8, seed=seed, cache_dir=str(folder.parent / "cache"))
     model = Classifier(num_classes=10, backbone=name, image_size=32, **LARGE[name])
     losses = Losses()
-    of = trainer(folder, losses, max_epochs=1 if quick else 8)
+    of = trainer_of(folder, ExactResume(), losses, max_epochs=1 if quick else 8)
     of.fit(model, pictures)
     first, last = (mean(part) for part in (losses.values[:4], losses.values[-4:]))
     found = {"first": round(first, 4), "last": round(last, 4), "steps": of.global_step}
@@ -195,6 +176,7 @@ def few(name: str, seed: int, data: Path, folder: Path, quick: bool) -> dict[str
     if not pretrained.exists():
         learn.run("SimCLR", seed, data.parent, folder.parent, 1 if quick else None)
     found: dict[str, Any] = {}
+    ids: dict[str, str] = {}
     start = {"backbone": learn.BACKBONE["backbone"], "image_size": 32, "in_channels": 3}
     for fraction in FRACTIONS:
         for method, recipe in ((LinearProbe, PROBE), (FineTune, TUNE)):
@@ -211,11 +193,14 @@ def few(name: str, seed: int, data: Path, folder: Path, quick: bool) -> dict[str
                     cache_dir=str(folder.parent / "cache"),
                 )
                 words = f"{method.__name__} {100 * fraction:g} % {origin}"
-                of = trainer(folder / words.replace(" ", "-"), max_epochs=1 if quick else FEW_EPOCHS[fraction])
+                of = trainer_of(
+                    folder / words.replace(" ", "-"), ExactResume(), max_epochs=1 if quick else FEW_EPOCHS[fraction]
+                )
                 of.fit(model, images)
-                found[words] = round(100 * tested(of, model, images), 2)
+                found[words] = round(100 * test(of, model, images)["test/top1"], 2)
+                ids[words] = protocols(of, model, "top1")["top1"]
                 print(words, found[words], flush=True)
-    return found
+    return {**found, "protocols": ids}
 
 
 PARTS: dict[str, tuple[Callable[..., dict[str, Any]], list[str], tuple[int, ...]]] = {
@@ -236,7 +221,7 @@ def run(part: str, name: str, seed: int, data: Path, folder: Path, quick: bool) 
         "seed": seed,
         "found": found,
         "seconds": round(time.perf_counter() - start),
-        **learn.machine(),
+        **machine(),
     }
 
 
@@ -312,10 +297,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/learn_zoo"), help="where checkpoints and the cache go")
     parser.add_argument("--table", action="store_true", help="print the tables and end")
     args = parser.parse_args()
-    runs: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    runs = read(RESULTS)
     if not args.table:
-        if "SSL_LIGHTNING_DATA" not in os.environ:
-            sys.exit("set SSL_LIGHTNING_DATA to a folder with cifar10/{train,test}/<class>/*.jpg")
+        data = data_folder("cifar10")
         for part in args.parts:
             _, names, seeds = PARTS[part]
             for name, seed in (
@@ -323,13 +307,12 @@ def main() -> None:
             ):
                 if any((r["part"], r["name"], r["seed"]) == (part, name, seed) for r in runs):
                     continue
-                result = run(part, name, seed, Path(os.environ["SSL_LIGHTNING_DATA"]), args.runs, args.quick)
+                result = run(part, name, seed, data, args.runs, args.quick)
                 print(json.dumps({k: result[k] for k in ("part", "name", "seed", "found", "seconds")}), flush=True)
                 if not args.quick:
-                    runs = json.loads(RESULTS.read_text()) if RESULTS.exists() else []  # another part may have written
+                    runs = read(RESULTS)  # another part may have written
                     runs.append(result)
-                    with atomic_open(RESULTS) as file:
-                        file.write(json.dumps(runs, indent=1).encode() + b"\n")
+                    write(RESULTS, runs)
     print(table(runs))
     if not args.table and not all(passes(part, runs) for part in args.parts):
         sys.exit(1)

@@ -9,13 +9,11 @@ accuracy of the features that were learned by it.
 """
 
 import argparse
-import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import learn
+from harness import data_folder, read, write
 from learn import RECIPES, run
 
 RESULTS = Path(__file__).parent / "results" / "shortcut.json"
@@ -41,10 +39,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table and end")
     args = parser.parse_args()
     if args.table:
-        print(table(json.loads(RESULTS.read_text())))
+        print(table(read(RESULTS)))
         return
-    if "SSL_LIGHTNING_DATA" not in os.environ:
-        sys.exit("set SSL_LIGHTNING_DATA to a folder with cifar10/{train,test}/<class>/*.jpg")
+    data = data_folder("cifar10")
     plain = RECIPES["Jigsaw"]
     changes: dict[str, dict[str, Any]] = {"gap": {}, "no gap": {"tile_size": 16, "channel_shift": 0}}
     runs = []
@@ -52,8 +49,8 @@ def main() -> None:
         learn.RECIPES[f"Jigsaw, {name}"] = plain._replace(arguments={**plain.arguments, **change})
         for epochs in EPOCHS:
             folder = args.runs / str(epochs)
-            runs.append(run(f"Jigsaw, {name}", 0, Path(os.environ["SSL_LIGHTNING_DATA"]), folder, epochs))
-    RESULTS.write_text(json.dumps(runs, indent=1) + "\n")
+            runs.append(run(f"Jigsaw, {name}", 0, data, folder, epochs))
+    write(RESULTS, runs)
     print(table(runs))
 
 

@@ -75,7 +75,7 @@ class EpochBatches(Sampler[list[int]]):
 
 class LabelledFirst(EpochBatches):
     """Batches of a few labelled images and more of a pool: an epoch is a pass over the pool, in which the labelled
-    images come as often as it takes.
+    images come as often as it takes. Row i of a set of N is i, then i + N, i + 2 N, ...: each time draws other views.
 
     Args:
         labelled: How many labelled images there are, the first rows of the set.
@@ -100,13 +100,20 @@ class LabelledFirst(EpochBatches):
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
+        processes = rank_and_world()[1] if world is None else world
+        if pool < ratio * batch_size * processes:
+            raise ValueError(
+                f"{pool} unlabelled images do not fill one batch of {ratio} x {batch_size} on each of {processes} "
+                f"process(es): set batch_size to at most {pool // (ratio * processes)}, or lower unlabelled_ratio"
+            )
         super().__init__(pool, ratio * batch_size, seed, rank, world)
         self.labelled, self.labelled_batch = labelled, batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         draws = np.random.default_rng([self.seed, self.epoch, 1])
         rounds = -(-len(self) * self.labelled_batch * self.world // self.labelled)
-        known = np.concatenate([draws.permutation(self.labelled) for _ in range(rounds)])
+        size = self.labelled + self.n
+        known = np.concatenate([draws.permutation(self.labelled) + size * r for r in range(rounds)])
         step = self.start
         for of_pool in super().__iter__():
             first = (step * self.world + self.rank) * self.labelled_batch

@@ -133,11 +133,22 @@ class Part(Images):
         self.rows = np.asarray(rows, dtype=np.int64)
 
     def __getitem__(self, indices: Sequence[int]) -> ImageBatch:
-        return self.whole[self.rows[np.asarray(indices, dtype=np.int64)].tolist()]
+        place = np.asarray(indices, dtype=np.int64)
+        batch = self.whole[self.rows[place].tolist()]
+        for _ in range(len(self)):  # an unreadable image's stand-in is of the part, too
+            found = batch.index.numpy()
+            outside = (found != self.rows[place]) & ~np.isin(found, self.rows)
+            if not outside.any():
+                return batch
+            place = np.where(outside, (place + 1) % len(self), place)
+            batch = self.whole[self.rows[place].tolist()]
+        raise ValueError(f"none of the {len(self)} images of a part can be read")
 
 
 class WithUnlabelled(Images):
     """Labelled images, and behind them further ones whose labels are hidden.
+
+    An index may be larger than there are images: it counts them again, and is kept in the batch.
 
     Args:
         labelled: The first rows.
@@ -150,11 +161,14 @@ class WithUnlabelled(Images):
 
     def __getitem__(self, indices: Sequence[int]) -> ImageBatch:
         index = np.asarray(indices, dtype=np.int64)
-        known = index < len(self.labelled)
+        place = index % len(self)
+        known = place < len(self.labelled)
         if not (known[:-1] >= known[1:]).all():
             raise ValueError("a batch has its labelled images first")
-        parts = self.labelled[index[known].tolist()], self.pool[(index[~known] - len(self.labelled)).tolist()]
-        return self._batch(torch.cat([part.image for part in parts]), index)
+        labelled = self.labelled[place[known].tolist()]
+        pool = self.pool[(place[~known] - len(self.labelled)).tolist()]
+        label = torch.cat([labelled.label, torch.full_like(pool.label, -1)])
+        return ImageBatch(torch.cat([labelled.image, pool.image]), label, torch.from_numpy(index))
 
 
 def whole(images: Images) -> Images:

@@ -245,14 +245,7 @@ class CheckpointModule(CountsEpochs):
 
 
 class TransferModule(CheckpointModule, LabelledModule):
-    """A classifier on the backbone of another run.
-
-    Args:
-        kwargs: Checkpoint, classes and optimization, see CheckpointModule, LabelledModule and SSLModule.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    """A classifier on the backbone of another run."""
 
 
 class ProbeModule(TransferModule):

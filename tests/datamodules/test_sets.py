@@ -72,6 +72,17 @@ def test_the_next_image_stands_in_for_an_unreadable_one_and_it_is_marked(folder,
     assert images.unreadable.tolist() == [False, False, False, True, False]
 
 
+def test_what_stands_in_is_of_the_part_and_keeps_its_own_label(folder):
+    part = Part(files(folder, skip_unreadable=True), np.array([1, 3]))
+    assert part[[1, 0]].index.tolist() == [1, 1]
+    both = WithUnlabelled(part, files(folder, skip_unreadable=True))
+    batch = both[[1, 0, 5]]
+    assert batch.label.tolist() == [1, 1, -1]
+    assert batch.image[:, 0, 0, 0].tolist() == [10, 10, 40]
+    with pytest.raises(ValueError, match="none of the 1 images of a part"):
+        Part(files(folder, skip_unreadable=True), np.array([3]))[[0]]
+
+
 def test_a_set_without_a_readable_image_is_an_error(folder):
     for path in folder.iterdir():
         path.write_bytes(b"not an image")
@@ -95,5 +106,9 @@ def test_behind_the_labelled_images_lies_a_pool_without_labels():
     assert batch.image.flatten().tolist() == [4, 1, 0, 4]
     assert batch.label.tolist() == [0, 1, -1, -1]
     assert batch.index.tolist() == [1, 0, 2, 6]  # the same picture has two places, so that its views differ
+    again = both[[9, 1, 10]]  # the second time
+    assert again.image.flatten().tolist() == [4, 4, 0]
+    assert again.label.tolist() == [0, 0, -1]
+    assert again.index.tolist() == [9, 1, 10]
     with pytest.raises(ValueError, match="labelled images first"):
         both[[3, 0]]
