@@ -1,7 +1,9 @@
 """labelled_indices.json: which labelled images a run with few labels has learned from."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -13,6 +15,14 @@ class LabelledIndices(Callback):
     """At the start of `fit`, writes what the datamodule says of its labelled images into the run's folder, from where
     another run can take them. A run that goes on must have the images that it began with."""
 
+    began: str | None = None  # a checksum, of a run that goes on
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"began": self.began}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.began = state_dict["began"]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """
         Raises:
@@ -22,17 +32,16 @@ class LabelledIndices(Callback):
             return
         ours = labels_in_use(trainer)
         path = Path(trainer.default_root_dir, "labelled_indices.json")
-        same = True
-        if trainer.is_global_zero:
-            resumed = trainer.ckpt_path is not None and path.is_file()
-            same = not resumed or json.loads(path.read_text()) == ours
-            if same and ours is None:
-                path.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
-            elif same:
-                with atomic_open(path) as file:
-                    file.write(json.dumps(ours).encode() + b"\n")
-        if not trainer.strategy.broadcast(same):
+        content = json.dumps(ours).encode() + b"\n"
+        checksum = sha256(content).hexdigest()
+        if trainer.ckpt_path is not None and self.began not in (None, checksum):
             raise ValueError(
-                f"the run began with the labelled images of {path}, and these are others: go on with the seed, "
-                "label_fraction, labels_per_class, label_indices and val_size that it began with, or start a new run"
+                f"{trainer.ckpt_path} has learned from other labelled images: go on with the seed, label_fraction, "
+                "labels_per_class, label_indices and val_size that it began with, or start a new run"
             )
+        self.began = checksum
+        if trainer.is_global_zero and ours is None:
+            path.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
+        elif trainer.is_global_zero:
+            with atomic_open(path) as file:
+                file.write(content)

@@ -131,8 +131,7 @@ class ResultsFile(Callback):
                     found[metric] += f",layer {layers[0]}"
         for source in (pl_module, *vars(trainer)["callbacks"]):
             own = source.protocols if isinstance(source, NamesProtocols) else {}
-            learned = labels * (source is pl_module)
-            found |= {m: own[name] + learned for m in metrics if (name := score_of(m).removeprefix("test/")) in own}
+            found |= {m: own[name] for m in metrics if (name := score_of(m).removeprefix("test/")) in own}
         return found
 
 

@@ -1,5 +1,6 @@
 """The moving average of the weights, which is what is evaluated and kept."""
 
+import copy
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ class WeightEMA(Callback):
         refuse_low_precision(pl_module.parameters())
         self.inside = pl_module.state_dict()  # of a run that goes on: the average, as the checkpoint has it
         unique = {(tensor.data_ptr(), tensor.shape): (tensor, tensor.clone()) for tensor in self.inside.values()}
-        self.beside = {name: unique[tensor.data_ptr(), tensor.shape][1] for name, tensor in self.inside.items()}
+        self.beside = copy.copy(self.inside)  # with the versions of the modules
+        self.beside.update((name, unique[tensor.data_ptr(), tensor.shape][1]) for name, tensor in self.inside.items())
         self.pairs = list(unique.values())
         if self.loaded:
             pl_module.load_state_dict(self.loaded)

@@ -37,6 +37,7 @@ from datamodules.videos import Crops, VideoData
 from datamodules.views import (
     BYOLViews,
     CropFlipViews,
+    FixMatchViews,
     MoCoV1Views,
     MoCoV2Views,
     RandAugmentViews,
@@ -60,6 +61,7 @@ __all__ = [
     "Digits",
     "DigitsTags",
     "DigitsText",
+    "FixMatchViews",
     "ImageBatch",
     "ImageData",
     "ImageFolder",

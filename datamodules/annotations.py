@@ -68,6 +68,7 @@ def read_coco(path: Path) -> Annotations:
     images: dict[int, Annotated] = {}
     fields = {"id": int, "file_name": str, "width": int, "height": int}
     for entry in checked(path, "images", content["images"], fields):
+        seen(path, entry["width"], entry["height"])
         images[entry["id"]] = Annotated(entry["file_name"], entry["width"], entry["height"], [], [], [])
     empty = Empty(path)
     fields = {"image_id": int, "category_id": int, "bbox": list}
@@ -128,6 +129,7 @@ def read_voc_image(path: Path, empty: "Empty") -> Annotated:
     except ElementTree.ParseError as error:
         raise ValueError(f"{path} is no XML: {error}") from None
     width, height = (int(number(path, tree, f"size/{side}")) for side in ("width", "height"))
+    seen(path, width, height)
     image = Annotated(tree.findtext("filename") or f"{path.stem}.jpg", width, height, [], [], [])
     for place, thing in enumerate(tree.findall("object")):
         where = f"object {place + 1}"
@@ -139,6 +141,15 @@ def read_voc_image(path: Path, empty: "Empty") -> Annotated:
         add(image, (x1 - 1, y1 - 1, x2, y2), cls, difficult)
         empty.check(image, f"{where} of {path.name}")
     return image
+
+
+def seen(path: Path, width: int, height: int) -> None:
+    """
+    Raises:
+        ValueError: an image has no size.
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"{path}: an image of {width} x {height} px: write down the size that it has")
 
 
 def number(path: Path, tree: ElementTree.Element, tag: str, where: str = "it") -> float:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -49,6 +49,14 @@ class BoxedImages(Dataset[DetectionBatch], ABC):
 
     def __init__(self, objects: list[Objects]) -> None:
         self.objects = objects
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers that are spawned: a tensor would take a file descriptor."""
+        return {**self.__dict__, "objects": [[column.numpy() for column in one] for one in self.objects]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        objects = [Objects(*map(torch.from_numpy, one)) for one in state["objects"]]
+        self.__dict__.update({**state, "objects": objects})
 
     @abstractmethod
     def image(self, i: int) -> Tensor:

@@ -46,7 +46,7 @@ class DetectionDigits(DetectionData):
         first, last = COLUMNS["test"]
         if image_size > last - first:
             raise ValueError(f"image_size must be at most {last - first} for DetectionDigits, got {image_size}")
-        super().__init__([str(digit) for digit in range(10)], image_size, flip=0.0, **kwargs)
+        super().__init__([str(digit) for digit in range(10)], image_size, in_channels=3, flip=0.0, **kwargs)
         self.train_images, self.val_images, self.test_images = train_images, val_images, test_images
         self._at_least(train_images=1, val_images=0, test_images=0)
 

@@ -74,7 +74,8 @@ class DetectionFolder(DetectionData):
     Args:
         root: The folder.
         train: The part to learn from, such as `train2017` or `trainval`.
-        val: The part for scores while training. None: `val`, if there is one.
+        val: The part for scores while training. None: `val`, if there is one; of VOC's, which overlap, only where no
+            image of it is learned from.
         test: The part for the scores at the end. None: `test` if there is one, otherwise that of `val`.
         image_size: Side of the squares, in pixels.
         in_channels: 1 (grey) or 3 (colour).
@@ -83,7 +84,8 @@ class DetectionFolder(DetectionData):
 
     Raises:
         FileNotFoundError: there is no such folder or part.
-        ValueError: an annotation is not as it should be, or parts have other classes than the training part.
+        ValueError: an annotation is not as it should be, a part has other classes than the training part, or one that
+            is to be scored has images of it.
     """
 
     def __init__(
@@ -108,8 +110,16 @@ class DetectionFolder(DetectionData):
         for name in named.values():
             if name not in known:
                 raise FileNotFoundError(f"{self.root.absolute()} has no part {name}; it has {', '.join(sorted(known))}")
+        read = {name: read_part(self.root, name) for name in dict.fromkeys(named.values())}
+        if is_voc(self.root):
+            learned = {image.name for image in read[train].images}
+            for role, given in (("val", val), ("test", test)):
+                scored = read[named[role]].images if role in named else []
+                if not learned.isdisjoint(image.name for image in scored):
+                    if given is not None:
+                        raise ValueError(f"part {given} has images of part {train}, which is to be learned from")
+                    del named[role]
         named.setdefault("test", named.get("val", ""))
-        read = {name: read_part(self.root, name) for name in dict.fromkeys(named.values()) if name}
         class_names = read[train].classes
         for name, annotations in read.items():
             if differ := sorted(set(annotations.classes) - set(class_names)):

@@ -79,6 +79,8 @@ class ImageTagsCSV(TaggedData, FileImages):
                     f"{path} has images with the label {others[0]!r}, and no image of {train} has it: label some "
                     "there, in its column label"
                 )
+            if both := sorted(labels.keys() & self.words.keys()):
+                raise ValueError(f"{path} lists {both[0]!r}, which {train} lists too: take it out of one of them")
             parts[part] = list(labels)
             self.class_of |= labels
         super().__init__(folder=folder, parts=parts, class_names=class_names, **kwargs)

@@ -93,6 +93,7 @@ class ImageTextData(Tokenized[BytePairs], ImageData, ABC):
         return chain.from_iterable(self.captions(whole(self._ready().train)))
 
     def setup(self, stage: str) -> None:
+        self._refuse_unlabelled()
         super().setup(stage)
         if self.pieces is None:
             self.take_tokenizer(BytePairs(train(self.all_captions(), self.vocab_size)), "the tokenizer")

@@ -114,6 +114,7 @@ class ImageData(Data):
         self.views = views
         self._training_views = views
         self._splits: Splits | None = None
+        self._whole_set = False
 
     @abstractmethod
     def splits(self) -> Splits:
@@ -129,7 +130,9 @@ class ImageData(Data):
         return self._ready().predict.names
 
     def setup(self, stage: str) -> None:
-        if self._splits is None:
+        whole_set = self._unlabelled_ratio() > 0  # else a method learns from the images with labels alone
+        if self._splits is None or (stage == "fit" and self._few_labels and whole_set != self._whole_set):
+            self._whole_set = whole_set
             splits = self.splits()
             splits = self._hold_out(splits) if self.val_size else splits
             self._splits = self._draw_labels(splits) if self._few_labels else splits
@@ -185,6 +188,15 @@ class ImageData(Data):
     def _unlabelled_ratio(self) -> int:
         model = None if self.trainer is None else self.trainer.lightning_module
         return model.unlabelled_ratio if isinstance(model, TakesUnlabelled) else 0
+
+    def _refuse_unlabelled(self) -> None:
+        """
+        Raises:
+            ValueError: the method takes unlabelled images of these data, whose batches have more than images.
+        """
+        if self._unlabelled_ratio() and self.trainer is not None:
+            model = type(self.trainer.lightning_module).__name__
+            raise ValueError(f"{model} learns from images alone, and {type(self).__name__} has more: take other data")
 
     def labelled_indices(self) -> dict[str, Any] | None:
         """Which labelled training images are used, see `few_labels.record`; None where all are."""

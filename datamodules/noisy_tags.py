@@ -1,6 +1,7 @@
 """Tags that are made of labels, incomplete and partly wrong: weak supervision of which the truth is known."""
 
 from abc import ABC
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar
@@ -44,8 +45,10 @@ class NoisyTags(TaggedData, ABC):
         super().__init__(**kwargs)
         self.fine, self.coarse, self.wrong = fine, coarse, wrong
         self.tag_names = [*self.class_names, *self.groups]
-        if wrong_classes := set(self.class_names) ^ set(chain.from_iterable(self.groups.values())):
-            raise ValueError(f"each class must be in one of the groups, and no other name: see {min(wrong_classes)!r}")
+        grouped = Counter(chain.from_iterable(self.groups.values()))
+        names = {*self.class_names, *grouped}
+        if wrong_names := [name for name in names if grouped[name] != 1 or name not in self.class_names]:
+            raise ValueError(f"each class must be in one of the groups, and no other name: see {min(wrong_names)!r}")
 
     def tags(self, images: Images) -> list[list[int]]:
         group = {cls: tag for tag, classes in self.groups.items() for cls in classes}

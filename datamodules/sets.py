@@ -131,13 +131,14 @@ class Part(Images):
         super().__init__(whole.labels[rows], None if names is None else [names[i] for i in rows])
         self.whole = whole
         self.rows = np.asarray(rows, dtype=np.int64)
+        self.places = places(whole)[self.rows]  # in the set that is no part
 
     def __getitem__(self, indices: Sequence[int]) -> ImageBatch:
         place = np.asarray(indices, dtype=np.int64)
         batch = self.whole[self.rows[place].tolist()]
         for _ in range(len(self)):  # an unreadable image's stand-in is of the part, too
             found = batch.index.numpy()
-            outside = (found != self.rows[place]) & ~np.isin(found, self.rows)
+            outside = (found != self.places[place]) & ~np.isin(found, self.places)
             if not outside.any():
                 return batch
             place = np.where(outside, (place + 1) % len(self), place)
@@ -180,7 +181,7 @@ def whole(images: Images) -> Images:
 
 def places(images: Images) -> np.ndarray:
     """(N,) int64, where the images of a set lie in the whole one."""
-    return places(images.whole)[images.rows] if isinstance(images, Part) else np.arange(len(images))
+    return images.places if isinstance(images, Part) else np.arange(len(images))
 
 
 def balanced_rows(labels: np.ndarray, n: int, seed: int) -> np.ndarray:

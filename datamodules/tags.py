@@ -41,6 +41,7 @@ class TaggedData(ImageData, ABC):
         return len(self.tag_names)
 
     def setup(self, stage: str) -> None:
+        self._refuse_unlabelled()
         super().setup(stage)
         if self._tags is None and stage == "fit":
             splits = self._ready()

@@ -72,7 +72,7 @@ def read_backbone(
 
 def _read_exported(path: str | Path, which: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors, metadata = read_safetensors(path)
-    if not is_ours(metadata):
+    if "backbone_args" not in metadata:
         raise ForeignFileError(
             f"{path} was not written by ssl-lightning export: it does not say which network it is of"
         )
@@ -207,8 +207,8 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
 
 def is_ours(content: Any) -> bool:
-    """Whether a checkpoint, or the metadata of a safetensors file, was written here."""
-    return isinstance(content, dict) and ("ssl_lightning" in content or "backbone_args" in content)
+    """Whether a checkpoint was written here."""
+    return isinstance(content, dict) and "ssl_lightning" in content
 
 
 def _in_layout(backbone: Backbone, layout: str) -> Backbone:

@@ -77,6 +77,11 @@ class _Width(nn.Module):
         self.out_channels = channels
 
 
+def in_float32(head: nn.Module, args: Any, outputs: tuple[list[Tensor] | Tensor, ...]) -> tuple[Any, ...]:
+    """What a head says of boxes: torchvision brings the boxes to its precision, and autocast's would move them."""
+    return tuple([part.float() for part in out] if isinstance(out, list) else out.float() for out in outputs)
+
+
 def detector(
     pyramid: FPN | SimplePyramid, num_classes: int, head_dim: int, numbers: Mapping[str, Any]
 ) -> tuple[nn.Module, nn.Module, list[BoxSampler]]:
@@ -106,6 +111,8 @@ def detector(
         box_predictor=FastRCNNPredictor(head_dim, num_classes + 1),  # 0 is the background
         **numbers,
     )
+    for head in (whole.rpn.head, whole.roi_heads.box_predictor):
+        head.register_forward_hook(in_float32)
     samplers = []
     for name, part in (("anchors", whole.rpn), ("proposals", whole.roi_heads)):
         old = part.fg_bg_sampler

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from callbacks.results import labels_in_use
 from datamodules.batch import ImageBatch
 from ssl_lightning.base import HEAD, ImageModule, no_head
 from ssl_lightning.export import ForeignFileError, read_backbone
@@ -16,7 +17,7 @@ from ssl_lightning.outside_weights import load, load_outside
 
 
 class CountsEpochs(ImageModule):
-    """A method whose scores depend on how long it was trained.
+    """A method whose scores depend on how long it was trained, and with how many labels.
 
     Args:
         kwargs: Backbone and optimization, see ImageModule and SSLModule.
@@ -25,6 +26,12 @@ class CountsEpochs(ImageModule):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.loaded_epochs = 0
+        self.labels: int | None = None  # that it has learned from, where they were not all
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        few = labels_in_use(self.trainer)
+        self.labels = None if few is None else len(few["indices"])
 
     @property
     def epochs(self) -> int:
@@ -36,15 +43,17 @@ class CountsEpochs(ImageModule):
     def training_words(self) -> str:
         """How it was trained, for the protocol of a score."""
         rate = f"{self.hparams['optimizer']},lr={self.lr:g} for B={self.base_batch_size}"
-        return f"{rate},after {self.epochs} epochs"
+        few = "" if self.labels is None else f",{self.labels} labels"
+        return f"{rate},after {self.epochs} epochs{few}"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["ssl_lightning"]["epochs"] = self.epochs
+        checkpoint["ssl_lightning"] |= {"epochs": self.epochs, "labels": self.labels}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.loaded_epochs = checkpoint["ssl_lightning"]["epochs"]
+        self.labels = checkpoint["ssl_lightning"]["labels"]
 
 
 class LabelledModule(CountsEpochs):

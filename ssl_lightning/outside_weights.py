@@ -77,16 +77,13 @@ def load_outside(backbone: Backbone, path: str, which: Literal["student", "teach
             f"{path} holds no {network} with the names of {backbone.name}, {first(backbone.net.state_dict())}: it has "
             f"{first(tensors) or 'no tensors'}"
         )
-    state = found.state
-    if misfits(backbone.net, state):
-        state = by_timm(backbone.net, state)
-    load(backbone, state, path)
+    load(backbone, found.state, path)
     left_out = f"; left out: {first(found.left_out)}" if found.left_out else ""
-    rank_zero_info(f"{len(state)} tensors {found.prefix}* of {path} for {backbone.name}{left_out}")
+    rank_zero_info(f"{len(found.state)} tensors {found.prefix}* of {path} for {backbone.name}{left_out}")
 
 
 def load(backbone: Backbone, state: dict[str, Tensor], path: str) -> None:
-    """Load weights by the names of the backbone's `net`.
+    """Load weights by the names of the backbone's `net`, or by earlier ones of timm's, and for images of another size.
 
     Where the network has a norm of the mean over patches (`fc_norm`, of timm's vision transformers), weights with one
     before the mean (`norm`) fit too, and that norm stays new.
@@ -94,13 +91,17 @@ def load(backbone: Backbone, state: dict[str, Tensor], path: str) -> None:
     Raises:
         ValueError: they are not the network's.
     """
+    if misfits(backbone.net, state):
+        state = by_timm(backbone.net, state)
     if wrong := misfits(backbone.net, state):
         args = {k: v for k, v in backbone.recipe.items() if k not in ("name", "image_size", "in_channels")}
         raise ValueError(
             f"the weights of {path} do not fit {backbone.name} with backbone_args {args}: {'; '.join(wrong)}"
             f"{way_out(backbone, state)}"
         )
-    backbone.net.load_state_dict(state, strict=False)
+    whole = backbone.net.state_dict()  # with the versions of its modules, which some want to know
+    whole.update((name, tensor) for name, tensor in state.items() if name in whole)
+    backbone.net.load_state_dict(whole)
 
 
 def misfits(net: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
@@ -187,7 +188,7 @@ def read_tensors(path: str) -> tuple[dict[str, Tensor], bool]:
         raise FileNotFoundError(f"there is no checkpoint {path}")
     if Path(path).suffix == ".safetensors":
         tensors, metadata = read_safetensors(path)
-        return tensors, is_ours(metadata)
+        return tensors, "backbone_args" in metadata
     zipped = zipfile.is_zipfile(path)  # else of torch before 1.6
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

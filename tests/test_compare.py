@@ -191,7 +191,8 @@ def test_two_data_sets_never_share_a_table(tmp_path):
     changes = [{}, {"image_size": 16}, {"class_names": ["a", "c"]}, {"new_argument": 1}]
     for place, change in enumerate(changes):
         made_up(tmp_path / str(place), data=change)
-    made_up(tmp_path / "4", data={"batch_size": 8, "num_workers": 2, "seed": 7})  # of training: the first one's table
+    of_training = {"batch_size": 8, "num_workers": 2, "seed": 7, "flip": 0.0}
+    made_up(tmp_path / "4", data=of_training)  # the first one's table
     made_up(tmp_path / "5", seed=1, data={"class_path": 1})
     results = json.loads((tmp_path / "5" / "results.json").read_text())
     results["data"]["class_path"] = "datamodules.Photos"
@@ -357,8 +358,10 @@ def test_a_folder_that_is_not_compares_own_is_not_written_into(tmp_path, capsys,
 def test_runs_of_one_name_are_told_apart_and_a_copied_file_has_its_own(tmp_path):
     folders = [made_up(tmp_path / "x" / "run", seed=0), made_up(tmp_path / "y" / "run", seed=1)]
     shutil.copy(folders[0] / "results.json", tmp_path / "copied.json")
-    runs, _ = read_all([*folders, tmp_path / "copied.json"])
-    assert [run.name for run in runs] == [*map(str, folders), "copied"]
+    shutil.copy(folders[0] / "results.json", tmp_path / "x" / "copied.json")
+    runs, _ = read_all([*folders, tmp_path / "copied.json", tmp_path / "x" / "copied.json"])
+    copies = [str(tmp_path / "copied.json"), str(tmp_path / "x" / "copied.json")]
+    assert [run.name for run in runs] == [*map(str, folders), *copies]
     assert runs[2].folder is None
     assert read(folders[1]).seed == 1
 
@@ -391,7 +394,9 @@ def test_a_long_curve_is_drawn_by_means_of_neighbours():
     assert "train/loss, means of 6" in text
 
 
-@pytest.mark.parametrize("values", [[1.0], [0.0, 0.0], [3.0, 3.0], [-1.0, 5.0], [1e-8, 2e-8], [1e30, -1e30]])
+@pytest.mark.parametrize(
+    "values", [[1.0], [0.0, 0.0], [3.0, 3.0], [-1.0, 5.0], [1e-8, 2e-8], [1e30, -1e30], [2.5e-3] * 2]
+)
 def test_a_chart_has_its_curve_inside_and_round_numbers_at_its_side(values):
     text = charts.chart("loss", [charts.Curve([(10 * x, y) for x, y in enumerate(values)])])
     found = re.findall(r"points=\"(.+?)\"", text) or [",".join(re.findall(r"c[xy]=\"(.+?)\"", text))]

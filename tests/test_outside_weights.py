@@ -224,6 +224,14 @@ def test_networks_of_timm_are_loaded_without_their_classifier(name, args, tmp_pa
         torch.testing.assert_close(backbone.eval()(x), net((x - MEAN) / STD))
 
 
+def test_a_network_that_asks_for_its_version_is_loaded(tmp_path):
+    net = moved(models.mnasnet0_5())
+    torch.save(net.state_dict(), tmp_path / "mnasnet.pth")
+    backbone = build("mnasnet0_5", image_size=64, small_stem=False)
+    load_outside(backbone, str(tmp_path / "mnasnet.pth"))
+    assert torch.equal(backbone.net.layers[0].weight, net.layers[0].weight)
+
+
 def test_positions_for_another_image_size_are_resampled_as_timm_does(tmp_path):
     net = moved(timm.create_model("vit_tiny_patch16_224", img_size=24, num_classes=1000, **VIT))
     torch.save(net.state_dict(), tmp_path / "vit.pth")

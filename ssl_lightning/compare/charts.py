@@ -54,7 +54,7 @@ def thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, floa
 def ticks(low: float, high: float) -> list[float]:
     """Three to seven round numbers between two others."""
     unit = 10 ** math.floor(math.log10((high - low) / 3))
-    step = next(unit * n for n in (5, 2, 1) if (high - low) / (unit * n) >= 3)
+    step = next((unit * n for n in (5, 2) if (high - low) / (unit * n) >= 3), unit)
     return [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

@@ -72,4 +72,5 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     if not runs:
         raise ValueError("\n".join(["there is no run to compare", *left_out]))
     names = Counter(run.name for run in runs.values())
-    return [replace(r, name=str(p.parent)) if names[r.name] > 1 else r for p, r in runs.items()], left_out
+    whole = {path: str(path.parent if path.name == "results.json" else path) for path in runs}
+    return [replace(r, name=whole[p]) if names[r.name] > 1 else r for p, r in runs.items()], left_out

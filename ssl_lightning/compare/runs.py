@@ -9,9 +9,10 @@ from typing import Any
 
 # Arguments of data that change neither what is scored nor the samples that the evaluations learn from.
 TRAINING_ONLY = {"batch_size", "views", "unlabelled", "boxes", "max_gap", "box_sizes", "train_videos", "val_videos"}
-TRAINING_ONLY |= {"train_on", "tokenizer", "vocab_size"}
+TRAINING_ONLY |= {"train_on", "tokenizer", "vocab_size", "flip"}
+TRAINING_ONLY |= {"fine", "coarse", "wrong", "column", "min_count", "max_share"}  # of tags
 MACHINE = {"seed", "num_workers", "cache", "cache_dir", "class_names"}  # and those that are no choice of how to train
-DOWNLOADED = {"CIFAR10", "CIFAR100", "STL10"}  # their root says where they lie, not what they are
+DOWNLOADED = {"CIFAR10", "CIFAR100", "CIFAR10Tags", "STL10"}  # their root says where they lie, not what they are
 TRAINER = ["max_epochs", "max_steps", "max_time", "precision", "accumulate_grad_batches", "gradient_clip_val"]
 TRAINER += ["gradient_clip_algorithm", "limit_train_batches", "devices", "num_nodes", "strategy", "sync_batchnorm"]
 EVALUATIONS = ("knn", "linear")  # sections of config.yaml that the names of their scores begin with

@@ -26,7 +26,7 @@ class Oracle(LightningModule):
         for one in image:
             pixels = (one * 255).round().to(torch.uint8)
             (i,) = torch.nonzero((self.part.images == pixels).flatten(1).all(1)).flatten().tolist()
-            box = self.part.objects[i].box + (100.0 if i % 3 == 0 else 0.0)
+            box = self.part.objects[i].box + (100.0 if i % 3 == 1 else 0.0)
             scores = torch.linspace(0.9, 0.8, len(box))
             found.append({"boxes": box, "labels": self.part.objects[i].label, "scores": scores})
         return found
@@ -51,7 +51,7 @@ def by_hand(part):
     """COCO's average precision where a box is either the very one or far off: 101 recalls, a class after the other."""
     values = []
     rows = [
-        (int(label), score, i % 3 != 0)
+        (int(label), score, i % 3 != 1)
         for i, objects in enumerate(part.objects)
         for label, score in zip(objects.label, torch.linspace(0.9, 0.8, len(objects.label)).tolist(), strict=True)
     ]
@@ -92,15 +92,13 @@ def test_val_logs_two_scores_in_every_epoch_of_fit(tmp_path):
 @pytest.mark.parametrize("n", [1, 7])  # one of the processes has no image, or has one more
 def test_two_processes_score_as_one(n, tmp_path):
     data = digits(n, batch_size=2)
-    part = data.parts().test
-    part.objects[0] = part.objects[0]._replace(label=part.objects[0].label % 3)
     scores = []
     for name, settings in {"one": {}, "two": TWO_PROCESSES}.items():
         run = trainer(tmp_path / name, DetectionScore(), ResultsFile(), **settings)
         run.test(Oracle(data.parts().test), digits(n, batch_size=2), verbose=False)
         scores.append(json.loads(Path(tmp_path, name, "results.json").read_text())["metrics"])
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
-    assert scores[0]["test/map"] > 0 or n == 1
+    assert scores[0]["test/map"] > 0
 
 
 def boxes(*rows):

@@ -43,13 +43,17 @@ def test_going_on_needs_the_same_images(tmp_path):
     last = {"ckpt_path": tmp_path / "checkpoints" / "last.ckpt", "weights_only": True}
     written = (tmp_path / FILE).read_text()
     for other in ({"seed": 2}, {"labels_per_class": 5}, {"labels_per_class": None}):
-        with pytest.raises(ValueError, match=rf"began with the labelled images of .*{FILE}, and these are others"):
-            fit(tmp_path, digits(**other), epochs=2, **last)
+        with pytest.raises(ValueError, match=r"last\.ckpt has learned from other labelled images"):
+            fit(tmp_path / "elsewhere", digits(**other), epochs=2, **last)
+    assert not (tmp_path / "elsewhere" / FILE).exists()
     assert (tmp_path / FILE).read_text() == written
     assert fit(tmp_path, digits(), epochs=2, **last).global_step == 4
     (tmp_path / FILE).unlink()
     fit(tmp_path, digits(), epochs=3, **last)
     assert (tmp_path / FILE).read_text() == written
+    fit(tmp_path / "all", digits(labels_per_class=None))
+    with pytest.raises(ValueError, match="other labelled images"):
+        fit(tmp_path / "all", digits(), epochs=2, ckpt_path=tmp_path / "all/checkpoints/last.ckpt", weights_only=True)
 
 
 def test_a_run_that_begins_anew_replaces_what_a_broken_one_left(tmp_path):
@@ -62,9 +66,11 @@ def test_a_run_that_begins_anew_replaces_what_a_broken_one_left(tmp_path):
 
 
 def test_the_protocols_of_a_test_say_how_many_labels_there_were(tmp_path):
-    model = make(LinearProbe)
+    """Of the method's own score those that it has learned from, of the others those of the test."""
     protocols = []
-    for data in (digits(), digits(labels_per_class=None)):
+    for learned, tested in ((3, 4), (None, None)):
+        model = fit(tmp_path / str(learned), digits(labels_per_class=learned)).lightning_module
+        data = digits(labels_per_class=tested)
         trainer(tmp_path, KNNMonitor(k=3), RankMonitor(), ResultsFile()).test(model, data, verbose=False)
         results = json.loads((tmp_path / "results.json").read_text())
         protocols.append(results["protocols"])
@@ -72,7 +78,11 @@ def test_the_protocols_of_a_test_say_how_many_labels_there_were(tmp_path):
         assert results["data"]["init_args"]["label_fraction"] == 1.0
     few, whole = protocols
     assert whole.keys() == {f"test/{name}" for name in ("top1", "knn_top1", "knn_top5", "feature_rank", "feature_std")}
-    assert few == {m: p + ",40 labels" * ("feature" not in m) for m, p in whole.items()}
+    assert few["test/top1"].endswith(",30 labels")
+    assert "labels" not in whole["test/top1"]
+    assert {few[f"test/knn_top{k}"] for k in (1, 5)} == {whole["test/knn_top1"] + ",40 labels"}
+    again = LinearProbe.load_from_checkpoint(tmp_path / "3" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert again.labels == 30
 
 
 def test_two_processes_draw_the_same(tmp_path):

@@ -1,6 +1,7 @@
 """Images with boxes: digits on photographs, folders as COCO and VOC have them, mirroring."""
 
 import json
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -227,10 +228,11 @@ def thing(name: str, *box: float, difficult: int = 0) -> str:
 def write_voc(root: Path, text: str | None = None) -> None:
     for folder in ("ImageSets/Main", "Annotations"):
         (root / folder).mkdir(parents=True)
-    for name in ("x", "y"):
+    for name in ("x", "y", "z"):
         picture(root / "JPEGImages" / f"{name}.png", 40, 20)
     (root / "ImageSets" / "Main" / "trainval.txt").write_text("x 1\ny -1\n\n")
-    (root / "ImageSets" / "Main" / "test.txt").write_text("y\n")
+    (root / "ImageSets" / "Main" / "test.txt").write_text("z\n")
+    (root / "Annotations" / "z.xml").write_text(xml("z", thing("cow", 1, 1, 9, 9)))
     (root / "Annotations" / "x.xml").write_text(
         text or xml("x", thing("cow", 1, 1, 40, 20), thing("ape", 11, 5, 14, 8))
     )
@@ -251,6 +253,27 @@ def test_a_folder_in_the_layout_of_voc(tmp_path):
     assert batch.ignored.tolist() == [[False, False], [True, False]]
     assert len(test) == 1
     assert DetectionFolder(str(tmp_path), train="trainval", val="test", num_workers=0).num_classes == 2
+
+
+def test_no_image_of_voc_is_learned_from_and_scored(tmp_path):
+    """Part val is in trainval: it is left out where it has its role by its name, refused where it is named."""
+    write_voc(tmp_path)
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("y\n")
+    assert ready(DetectionFolder(str(tmp_path), train="trainval", num_workers=0))._ready().val is None
+    for role in ("val", "test"):
+        with pytest.raises(ValueError, match="part val has images of part trainval, which is to be learned from"):
+            DetectionFolder(str(tmp_path), train="trainval", **{role: "val"})
+    (tmp_path / "ImageSets" / "Main" / "test.txt").unlink()
+    assert ready(DetectionFolder(str(tmp_path), train="trainval", num_workers=0))._ready().test is None
+
+
+def test_the_boxes_go_to_a_spawned_worker_without_file_descriptors(tmp_path):
+    images = DetectionDigits(4, 0, 0, image_size=16).parts().train
+    state = images.__getstate__()
+    assert not any(isinstance(column, torch.Tensor) for one in state["objects"] for column in one)
+    again = pickle.loads(pickle.dumps(images))
+    for name, one, other in zip(DetectionBatch._fields, images[[0, 3]], again[[0, 3]], strict=True):
+        assert torch.equal(one, other), name
 
 
 def test_boxes_without_area_are_left_out_and_counted_once(tmp_path):
@@ -326,6 +349,7 @@ def test_a_wrong_file_is_named(spoil, error, words, tmp_path):
         (xml("x", "<object><name>cow</name></object>"), r"object 1 needs a number in <bndbox><xmin>, and has None"),
         (xml("x", thing("cow", 1, 1, "wide", 3)), r"object 1 needs a number in <bndbox><xmax>, and has 'wide'"),
         ("<annotation><object/></annotation>", "it needs a number in <size><width>"),
+        (xml("x", size=(0, 20)), "x.xml: an image of 0 x 20 px: write down the size"),
     ],
 )
 def test_a_wrong_entry_of_voc_is_named(text, words, tmp_path):

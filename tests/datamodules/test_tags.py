@@ -131,11 +131,14 @@ def test_a_probability_out_of_its_range_is_an_error(name):
         DigitsTags(**{name: 1.5})
 
 
-def test_a_class_without_a_group_is_an_error():
+@pytest.mark.parametrize(
+    ("given", "named"), [({"two": ["even", "ode"]}, "odd"), ({"a": ["even", "odd"], "b": ["even"]}, "even")]
+)
+def test_a_class_without_a_group_or_in_two_is_an_error(given, named):
     class Wrong(NoisyTags, Numbers):
-        groups = {"two": ["even", "ode"]}  # noqa: RUF012
+        groups = given
 
-    with pytest.raises(ValueError, match="each class must be in one of the groups, and no other name: see 'odd'"):
+    with pytest.raises(ValueError, match=f"each class must be in one of the groups, and no other name: see '{named}'"):
         Wrong()
 
 
@@ -283,6 +286,11 @@ def test_captions_are_tags_and_without_labels_evaluation_is_off(folder):
             ["filepath,tags,label", "0.png,a b,x", "1.png,a b,y"],
             {"val": ["filepath,label", "2.png,"]},
             "val.csv, line 2: the label of '2.png' is empty",
+        ),
+        (
+            ["filepath,tags,label", "0.png,a b,x", "1.png,a b,y"],
+            {"val": ["filepath,label", "1.png,x"]},
+            "val.csv lists '1.png', which .*train.csv lists too",
         ),
     ],
 )

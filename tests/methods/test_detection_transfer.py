@@ -254,6 +254,18 @@ def test_the_positions_of_a_transformer_are_interpolated(checkpoints):
         torch.testing.assert_close(model(x), other(old.normalise(x)))
 
 
+def test_a_swin_keeps_its_windows_at_another_size(tmp_path):
+    args = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 1)}
+    model = make(SimCLR, backbone="swin_tiny_patch4_window7_224", backbone_args=args, image_size=64)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(model, data(batch_size=2, image_size=64))
+    checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
+    model = DetectionTransfer(**SMALL, checkpoint=checkpoint, image_size=128)
+    old = load_backbone(checkpoint).state_dict()
+    for name, tensor in model.backbone.state_dict().items():
+        assert name not in old or tensor.shape != old[name].shape or torch.equal(tensor, old[name]), name
+
+
 def test_its_own_checkpoint_needs_no_other_and_detects_the_same(checkpoints, tmp_path):
     model = DetectionTransfer(**SMALL, checkpoint=checkpoints["vit"], image_size=32, lr=0.01)
     trainer(tmp_path, max_steps=2).fit(model, data(DetectionTransfer, image_size=32, batch_size=2))
@@ -276,13 +288,16 @@ def test_other_channels_are_refused(checkpoints):
 # ---- batch norm
 
 
-def test_frozen_batch_norm_does_not_move_and_the_pyramid_has_none(tmp_path):
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_frozen_batch_norm_does_not_move_and_the_pyramid_has_none(synchronized, tmp_path):
     model = make(DetectionTransfer, freeze_norm=True)
+    if synchronized:  # as --trainer.sync_batchnorm does, which takes the place of every norm
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with warnings.catch_warnings():
         trainer(tmp_path, max_steps=2).fit(model, data(DetectionTransfer))
     after = model.state_dict()
-    norms = [name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
     assert norms
     assert all(name.startswith("backbone.") for name in norms)
     for name, tensor in before.items():
@@ -328,5 +343,8 @@ def test_data_without_boxes_are_refused(tmp_path):
 def test_a_precision_that_boxes_do_not_bear_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"precision is bf16-true: take --trainer.precision bf16-mixed"):
         trainer(tmp_path, max_steps=1, precision="bf16-true").fit(make(DetectionTransfer), data(DetectionTransfer))
-    model = make(DetectionTransfer)
+    model, learned = make(DetectionTransfer), []
+    model.roi_heads.box_roi_pool.register_forward_pre_hook(lambda _, given: learned.extend(given[1]))
     trainer(tmp_path, max_steps=1, precision="bf16-mixed").fit(model, data(DetectionTransfer))
+    assert {box.dtype for box in learned} == {torch.float32}
+    assert all(len(torch.unique(box.bfloat16().float() - box)) > 1 for box in learned)  # none was rounded on the way

@@ -1,13 +1,13 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from datamodules import Photos
+from datamodules import DigitsTags, DigitsText, Photos
 from datamodules.batch import ImageBatch
 from datamodules.views import FixMatchViews
-from ssl_lightning.methods import FixMatch
+from ssl_lightning.methods import Classifier, FixMatch
 from ssl_lightning.schedules import lr_factor
 from tests.methods.tiny import data, make, trainer
 
@@ -74,7 +74,14 @@ def test_unlabelled_images_alone_are_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"), [({"threshold": 1.5}, "threshold"), ({"unlabelled_ratio": 0}, "take Classifier")]
+    ("wrong", "words"),
+    [
+        ({"threshold": 1.5}, "threshold"),
+        ({"unlabelled_ratio": 0}, "take Classifier"),
+        ({"unlabelled_weight": -1.0}, "unlabelled_weight"),
+        ({"ema": 1.5}, "ema must"),
+        ({"mixup": 0.5}, "drop mixup"),
+    ],
 )
 def test_wrong_numbers(wrong, words):
     with pytest.raises(ValueError, match=words):
@@ -90,5 +97,28 @@ def test_weak_and_strong_view_of_an_image_share_what_they_draw_no_more_than_two_
     weak, strong = batch().views
     assert weak.shape == strong.shape == (12, 3, 16, 16)
     assert not torch.equal(weak, strong)
-    flat = F.mse_loss(weak, strong, reduction="none").mean((1, 2, 3))
-    assert (flat > 0).all()
+
+    class Geometry(FixMatchViews):
+        def at(self, size):
+            weak, strong = super().at(size)
+            return weak, replace(strong, policy=None)
+
+    of = batch()
+    plain, again = Geometry()(of.image, of.index, 16, 0, 0)  # crop and flip; these, and Cutout
+    same = ((plain == again) | (again == 0.5)).flatten(1).all(1)
+    assert same.float().mean() < 0.5
+
+
+@pytest.mark.parametrize("cls", [DigitsTags, DigitsText])
+def test_images_with_more_are_refused(cls, tmp_path):
+    with pytest.raises(ValueError, match=f"FixMatch learns from images alone, and {cls.__name__} has more"):
+        trainer(tmp_path, max_steps=1).fit(make(FixMatch), cls(batch_size=8, image_size=16, label_fraction=0.5))
+
+
+def test_the_same_data_give_another_method_its_images(tmp_path):
+    """FixMatch learns from all of them, a classifier from the labelled ones."""
+    images, sizes = data(FixMatch), []
+    for cls in (FixMatch, Classifier, FixMatch):
+        trainer(tmp_path / cls.__name__, max_steps=1).fit(make(cls), images)
+        sizes.append(len(images._ready().train))
+    assert sizes[0] == sizes[2] > 40 == sizes[1]

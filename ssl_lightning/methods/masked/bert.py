@@ -158,8 +158,8 @@ class BERT(SSLModule):
                 with torch.no_grad():
                     table.copy_(sines * 2**0.5 * whole.config.initializer_range)
         else:
-            if size is not None or positions is not None:
-                raise ValueError(f"drop size and positions: {weights} says which they are")
+            if size is not None or positions is not None or position_init != "normal":
+                raise ValueError(f"drop size, positions and position_init: {weights} says which they are")
             whole, self.tokenizer = hf.read_bert(weights), WordPiece(read(weights), weights)
             if whole.config.vocab_size != vocab_size:
                 raise ValueError(

@@ -6,7 +6,7 @@ Girshick, Momentum Contrast for Unsupervised Visual Representation Learning, 201
 """
 
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback
@@ -98,8 +98,8 @@ class DetectionTransfer(CheckpointModule):
         else:
             self.pyramid = SimplePyramid(self.backbone, self.maps[0], channels)
         self.rpn, self.roi_heads, self.samplers = detector(self.pyramid, num_classes, head_dim, detector_args or {})
-        norms = [module for module in self.backbone.modules() if freeze_norm and isinstance(module, _BatchNorm)]
-        self.frozen = [norm.requires_grad_(False).eval() for norm in norms]
+        for norm in self.frozen_norms():
+            norm.requires_grad_(False).eval()
 
     @staticmethod
     def adapted(
@@ -107,12 +107,7 @@ class DetectionTransfer(CheckpointModule):
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if image_size in (None, recipe["image_size"]):
             return recipe, state
-        old = build(**recipe)
-        if hasattr(old.net, "set_input_size"):  # timm's transformers
-            old.load_state_dict(state)
-            cast(Any, old.net).set_input_size(image_size)
-            state = old.state_dict()
-        return {**recipe, "image_size": image_size, "small_stem": old.small_stem}, state
+        return {**recipe, "image_size": image_size, "small_stem": build(**recipe).small_stem}, state
 
     def setup(self, stage: str) -> None:
         """
@@ -142,13 +137,17 @@ class DetectionTransfer(CheckpointModule):
 
     def train(self, mode: bool = True) -> "DetectionTransfer":
         super().train(mode)
-        for norm in self.frozen:
+        for norm in self.frozen_norms():
             norm.eval()
         return self
 
+    def frozen_norms(self) -> list[_BatchNorm]:
+        """Looked up anew each time: the trainer puts others in their place to synchronize them."""
+        return [norm for norm in self.backbone.modules() if self.freeze_norm and isinstance(norm, _BatchNorm)]
+
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if self.frozen:
+        if self.freeze_norm:
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # Lightning's: it is meant
 
     def networks(self) -> list[nn.Module]:
@@ -162,7 +161,7 @@ class DetectionTransfer(CheckpointModule):
         self, image: Tensor, targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], dict[str, Tensor]]:
         """What is found in images (B, C, S, S); in training the losses of the proposals and of their classes."""
-        maps = self.pyramid(self.backbone.layer_maps(image, self.maps))
+        maps = {name: x.float() for name, x in self.pyramid(self.backbone.layer_maps(image, self.maps)).items()}
         images = ImageList(image, [(self.image_size, self.image_size)] * len(image))
         proposals, of_proposals = self.rpn(images, maps, targets)
         found, of_classes = self.roi_heads(maps, proposals, images.image_sizes, targets)
