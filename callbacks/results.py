@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
+import torch
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
@@ -86,7 +87,8 @@ class ResultsFile(Callback):
     """At the end of `test`, prints a table of the numbers and writes `results.json` into the run's folder.
 
     Beside each number stands the protocol it was measured by. The file also holds the model and the data with
-    their arguments, the seed, the checkpoint, the versions, the git commit of the working folder, the time.
+    their arguments, the seed, the checkpoint, the versions, the hardware of the test, the git commit of the working
+    folder, the time.
     """
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -108,6 +110,7 @@ class ResultsFile(Callback):
             "precision": str(trainer.precision),
             "config": run_config(Path(trainer.default_root_dir)),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+            "hardware": hardware(trainer),
             "commit": git_commit(),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -133,6 +136,13 @@ class ResultsFile(Callback):
             own = source.protocols if isinstance(source, NamesProtocols) else {}
             found |= {m: own[name] for m in metrics if (name := score_of(m).removeprefix("test/")) in own}
         return found
+
+
+def hardware(trainer: Trainer) -> str:
+    """How many processes, each on what."""
+    device = trainer.strategy.root_device
+    cpu = f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{trainer.world_size} x {torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu}"
 
 
 def score_of(metric: str) -> str:

@@ -95,7 +95,7 @@ def read(path: Path) -> Run:
     arguments |= {f"model.{key}": value for key, value in _part(model, "init_args").items()}
     arguments |= {f"data.{k}": v for k, v in _part(trained_on, "init_args").items() if k not in _aside(trained_on)}
     arguments |= {f"trainer.{key}": value for key, value in _part(config, "trainer").items() if key in TRAINER}
-    facts = {key: found[key] for key in ("commit", "time", "checkpoint") if found.get(key)}
+    facts = {key: found[key] for key in ("commit", "time", "checkpoint", "hardware") if found.get(key)}
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     seed = found.get("seed")
     in_a_run = file.name == "results.json"

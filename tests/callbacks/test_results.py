@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 
 import pytest
@@ -25,6 +26,7 @@ def test_results_hold_numbers_protocols_and_where_they_come_from(tmp_path, capsy
     assert results["seed"] == 7
     assert results["checkpoint"] is None
     assert results["versions"]["torch"]
+    assert re.fullmatch(r"1 x cpu, \w+, \d+ threads", results["hardware"])
     assert results["time"].endswith("+00:00")
     printed = capsys.readouterr().out
     assert "test/knn_top1" in printed
