@@ -102,7 +102,7 @@ def semi(record: Record, name: str) -> list[Run]:
 
 def detection(record: Record, name: str) -> list[Run]:
     runs = []
-    for start, checkpoint in {"pretrained": "SimCLR", "scratch": None}.items():
+    for start, checkpoint in {"pretrained": "SimCLR", "scratch": "none"}.items():
         scores = [Score(key, record[start][key] / 100, words) for key, words in record["protocols"].items()]
         runs.append(run_of(record, name, DetectionTransfer, "DetectionDigits", scores, checkpoint))
     return runs
@@ -119,7 +119,7 @@ def zoo(record: Record, name: str) -> list[Run]:
         method, percent, _, start = words.split()
         data = f"{CIFAR}, {float(percent) * learn.IMAGES / 100:,.0f} with labels"
         scores = [Score("top1", found[words] / 100, protocol)]
-        checkpoint = None if start == "untrained" else start
+        checkpoint = "none" if start == "untrained" else start
         by_name = {m.__name__: m for m in (LinearProbe, FineTune)}
         runs.append(run_of(record, name, by_name[method], data, scores, checkpoint))
     return runs
