@@ -37,15 +37,15 @@ from ssl_lightning.methods import BERT
 RESULTS = Path(__file__).parent / "results" / "learn_text.json"
 NATS, NEXT, MARGIN = 0.7, 60.0, 3.0
 EPOCHS = 12
-TEXT = {"max_tokens": 96, "vocab_size": 8192, "batch_size": 24, "held_out": 0.1}
+TEXT = {"max_tokens": 64, "vocab_size": 8192, "batch_size": 32, "held_out": 0.1}
 # What differs from the paper's numbers, which are for a network 25 times as large and a thousand times the text.
 ARGUMENTS = {
     "size": "tiny",
     "feature_layer": ["embeddings", 0, 1],
-    "positions": 96,
+    "positions": 64,
     "mask_ratio": 0.25,
     "position_init": "sinusoidal",
-    "lr": 2e-3,
+    "lr": 1.5e-3,
     "warmup_epochs": 0.3,
     "optimizer_args": {"betas": [0.9, 0.98], "eps": 1e-6},
     "network_args": {

@@ -83,8 +83,7 @@ class BERT(SSLModule):
             paper's 0.15. More of them teach a small network more in a step (Wettig et al. 2022,
             https://arxiv.org/abs/2202.08005).
         position_init: What the learned positions begin with: ``normal`` numbers, as the paper's, or ``sinusoidal`` ones
-            (Vaswani et al. 2017, section 3.5) of the same size, with which a small network finds neighbouring words in
-            a tenth of the time.
+            (Vaswani et al. 2017, section 3.5) of half their size, with which neighbouring places begin alike.
         features: What ``forward`` gives: ``mean``, the mean over the tokens, or ``cls``, the output at [CLS].
         feature_layer: The layer whose outputs these are: its place, from 0 or, negative, from the last, or
             ``embeddings``. Of a list each is evaluated, in one pass. None: the last.
@@ -156,7 +155,7 @@ class BERT(SSLModule):
                 table = whole.bert.embeddings.position_embeddings.weight
                 sines = positions_of(table.shape[0], table.shape[1], table.device)
                 with torch.no_grad():
-                    table.copy_(sines * 2**0.5 * whole.config.initializer_range)
+                    table.copy_(sines * 0.5**0.5 * whole.config.initializer_range)
         else:
             if size is not None or positions is not None or position_init != "normal":
                 raise ValueError(f"drop size, positions and position_init: {weights} says which they are")
