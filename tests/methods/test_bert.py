@@ -253,7 +253,7 @@ def test_bad_input(saved, tmp_path, monkeypatch):
         BERT(**args, weights=str(tmp_path / "nothere"))
     with pytest.raises(ValueError, match=r"a vocabulary of 400, the data one of 500: give --data.tokenizer .*hf"):
         BERT(**{**args, "vocab_size": 500}, weights=folder)
-    with pytest.raises(ValueError, match=r"drop size and positions: .*hf says which they are"):
+    with pytest.raises(ValueError, match=r"drop size, positions and position_init: .*hf says which they are"):
         BERT(**args, weights=folder, size="tiny")
     strange = data(BERT)
     strange.use_tokenizer(train(lambda: ["other words"], 400), "elsewhere")
