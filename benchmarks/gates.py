@@ -114,14 +114,13 @@ def zoo(record: Record, name: str) -> list[Run]:
     if record["part"] == "lenet":
         scores = [Score("top1", found["accuracy"], ids["top1"])]
         return [run_of({**record, "method": f"Classifier, {record['name']}"}, name, Classifier, "Digits", scores)]
-    runs = []
+    runs, methods = [], {cls.__name__: cls for cls in (LinearProbe, FineTune)}
     for words, protocol in ids.items():
         method, percent, _, start = words.split()
         data = f"{CIFAR}, {float(percent) * learn.IMAGES / 100:,.0f} with labels"
         scores = [Score("top1", found[words] / 100, protocol)]
         checkpoint = "none" if start == "untrained" else start
-        by_name = {m.__name__: m for m in (LinearProbe, FineTune)}
-        runs.append(run_of(record, name, by_name[method], data, scores, checkpoint))
+        runs.append(run_of(record, name, methods[method], data, scores, checkpoint))
     return runs
 
 

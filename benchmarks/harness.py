@@ -22,11 +22,10 @@ Record = dict[str, Any]  # of a results file
 
 def data_folder(*holding: str) -> Path:
     """SSL_LIGHTNING_DATA; the program ends with words if it has not what is asked for."""
-    root = Path(os.environ.get("SSL_LIGHTNING_DATA", ""))
-    if "SSL_LIGHTNING_DATA" not in os.environ or (missing := [name for name in holding if not (root / name).exists()]):
-        asked = missing if "SSL_LIGHTNING_DATA" in os.environ else holding
-        sys.exit(f"set SSL_LIGHTNING_DATA to a folder with {' and '.join(asked)}")
-    return root
+    given = os.environ.get("SSL_LIGHTNING_DATA")
+    if missing := [name for name in holding if given is None or not Path(given, name).exists()]:
+        sys.exit(f"set SSL_LIGHTNING_DATA to a folder with {' and '.join(missing)}")
+    return Path(given or "")
 
 
 def trainer_of(folder: Path, *callbacks: L.Callback, **settings: Any) -> L.Trainer:

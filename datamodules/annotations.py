@@ -68,7 +68,7 @@ def read_coco(path: Path) -> Annotations:
     images: dict[int, Annotated] = {}
     fields = {"id": int, "file_name": str, "width": int, "height": int}
     for entry in checked(path, "images", content["images"], fields):
-        seen(path, entry["width"], entry["height"])
+        check_size(path, entry["width"], entry["height"])
         images[entry["id"]] = Annotated(entry["file_name"], entry["width"], entry["height"], [], [], [])
     empty = Empty(path)
     fields = {"image_id": int, "category_id": int, "bbox": list}
@@ -129,7 +129,7 @@ def read_voc_image(path: Path, empty: "Empty") -> Annotated:
     except ElementTree.ParseError as error:
         raise ValueError(f"{path} is no XML: {error}") from None
     width, height = (int(number(path, tree, f"size/{side}")) for side in ("width", "height"))
-    seen(path, width, height)
+    check_size(path, width, height)
     image = Annotated(tree.findtext("filename") or f"{path.stem}.jpg", width, height, [], [], [])
     for place, thing in enumerate(tree.findall("object")):
         where = f"object {place + 1}"
@@ -143,7 +143,7 @@ def read_voc_image(path: Path, empty: "Empty") -> Annotated:
     return image
 
 
-def seen(path: Path, width: int, height: int) -> None:
+def check_size(path: Path, width: int, height: int) -> None:
     """
     Raises:
         ValueError: an image has no size.

@@ -193,7 +193,8 @@ class CheckpointModule(CountsEpochs):
             if checkpoint is None:
                 raise ValueError(f"{type(self).__name__} needs a checkpoint, or a backbone to leave untrained")
             try:
-                recipe, state = self.adapted(*read_backbone(checkpoint, which), image_size)
+                recipe, state = read_backbone(checkpoint, which)
+                recipe = self.adapted(recipe, image_size)
             except ForeignFileError as error:
                 raise ValueError(
                     f"{error}. Weights from elsewhere need their network's name: --model.backbone"
@@ -218,11 +219,9 @@ class CheckpointModule(CountsEpochs):
             load(self.backbone, own, checkpoint)
 
     @staticmethod
-    def adapted(
-        recipe: dict[str, Any], state: dict[str, Tensor], image_size: int | None
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The arguments of `build` and the weights of a backbone for images of another size, in methods that can."""
-        return recipe, state
+    def adapted(recipe: dict[str, Any], image_size: int | None) -> dict[str, Any]:
+        """The arguments of `build` for images of another size, in methods that can."""
+        return recipe
 
     def take_weights(self) -> None:
         """Of a run that does not go on from a checkpoint of its own, which comes before."""

@@ -102,12 +102,11 @@ class DetectionTransfer(CheckpointModule):
             norm.requires_grad_(False).eval()
 
     @staticmethod
-    def adapted(
-        recipe: dict[str, Any], state: dict[str, Tensor], image_size: int | None
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def adapted(recipe: dict[str, Any], image_size: int | None) -> dict[str, Any]:
         if image_size in (None, recipe["image_size"]):
-            return recipe, state
-        return {**recipe, "image_size": image_size, "small_stem": build(**recipe).small_stem}, state
+            return recipe
+        stem = build(**recipe).small_stem  # for the images that the backbone has learned from
+        return {**recipe, "image_size": image_size, "small_stem": stem}
 
     def setup(self, stage: str) -> None:
         """
