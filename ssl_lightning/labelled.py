@@ -57,42 +57,27 @@ class CountsEpochs(ImageModule):
 
 
 class LabelledModule(CountsEpochs):
-    """A backbone and a classifier, trained with the cross entropy.
+    """A backbone and a classifier.
 
     A method makes ``self.classifier`` and says in ``protocol`` what its accuracy means. Logs ``val/top1`` and
     ``test/top1``, the accuracy on the held-out images.
 
     Args:
         num_classes: Number of classes; the command line takes it from the data.
-        label_smoothing: Share of the target spread over all classes, in [0, 1).
-        mixup: alpha of mixup; 0: none. Images are mixed with their neighbours in the batch, by draws of their own.
-        cutmix: alpha of CutMix; 0: none. With both, half of the images take each.
         kwargs: Backbone and optimization, see ImageModule and SSLModule.
 
     Raises:
-        ValueError: fewer than 2 classes, or a number out of its range.
+        ValueError: fewer than 2 classes.
     """
 
     classifier: nn.Module
     protocol: str
 
-    def __init__(
-        self,
-        num_classes: int,
-        label_smoothing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
-        if mixup < 0 or cutmix < 0:
-            raise ValueError(f"mixup and cutmix must be at least 0, got {mixup} and {cutmix}")
-        self.num_classes, self.label_smoothing = num_classes, label_smoothing
-        self.mixup, self.cutmix = mixup, cutmix
+        self.num_classes = num_classes
         self.val_top1 = MulticlassAccuracy(num_classes, average="micro")
         self.test_top1 = MulticlassAccuracy(num_classes, average="micro")
 
@@ -109,6 +94,45 @@ class LabelledModule(CountsEpochs):
     def protocols(self) -> dict[str, str]:
         """What the method's own scores mean, see ResultsFile."""
         return {"top1": f"{self.protocol},{self.training_words}"}
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
+        return self.measure(batch, dataloader_idx, "val/top1", self.val_top1)
+
+    def test_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
+        return self.measure(batch, dataloader_idx, "test/top1", self.test_top1)
+
+    def measure(
+        self, batch: ImageBatch, dataloader_idx: int, name: str, top1: MulticlassAccuracy
+    ) -> Tensor | dict[str, Tensor]:
+        x = batch.views[0]
+        features = self(x)
+        if dataloader_idx == 1:  # the queries; 0 is the bank
+            read = features if self.reads_features else self.representation(x)
+            top1(self.classifier(read), batch.label)
+            self.log(name, top1, on_step=False, on_epoch=True, prog_bar=True, add_dataloader_idx=False)
+        return features
+
+
+class SupervisedModule(LabelledModule):
+    """A backbone and a classifier, trained with the cross entropy.
+
+    Args:
+        label_smoothing: Share of the target spread over all classes, in [0, 1).
+        mixup: alpha of mixup; 0: none. Images are mixed with their neighbours in the batch, by draws of their own.
+        cutmix: alpha of CutMix; 0: none. With both, half of the images take each.
+        kwargs: Classes, backbone and optimization, see LabelledModule, ImageModule and SSLModule.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        if mixup < 0 or cutmix < 0:
+            raise ValueError(f"mixup and cutmix must be at least 0, got {mixup} and {cutmix}")
+        self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
 
     def mixed(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) to learn from, and their labels (B,), or the shares (B, num_classes) of mixed ones."""
@@ -128,23 +152,6 @@ class LabelledModule(CountsEpochs):
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor | dict[str, Tensor]:
         x, target = self.mixed(batch)
         return self.cross_entropy(self.classifier(self.representation(x)), target)
-
-    def validation_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
-        return self.measure(batch, dataloader_idx, "val/top1", self.val_top1)
-
-    def test_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | dict[str, Tensor]:
-        return self.measure(batch, dataloader_idx, "test/top1", self.test_top1)
-
-    def measure(
-        self, batch: ImageBatch, dataloader_idx: int, name: str, top1: MulticlassAccuracy
-    ) -> Tensor | dict[str, Tensor]:
-        x = batch.views[0]
-        features = self(x)
-        if dataloader_idx == 1:  # the queries; 0 is the bank
-            read = features if self.reads_features else self.representation(x)
-            top1(self.classifier(read), batch.label)
-            self.log(name, top1, on_step=False, on_epoch=True, prog_bar=True, add_dataloader_idx=False)
-        return features
 
 
 class CheckpointModule(CountsEpochs):
@@ -252,7 +259,7 @@ class CheckpointModule(CountsEpochs):
         self.take_weights()
 
 
-class TransferModule(CheckpointModule, LabelledModule):
+class TransferModule(CheckpointModule, SupervisedModule):
     """A classifier on the backbone of another run."""
 
 

@@ -80,12 +80,16 @@ def test_unlabelled_images_alone_are_an_error(tmp_path):
         ({"unlabelled_ratio": 0}, "take Classifier"),
         ({"unlabelled_weight": -1.0}, "unlabelled_weight"),
         ({"ema": 1.5}, "ema must"),
-        ({"mixup": 0.5}, "drop mixup"),
     ],
 )
 def test_wrong_numbers(wrong, words):
     with pytest.raises(ValueError, match=words):
         make(FixMatch, **wrong)
+
+
+def test_images_are_not_mixed():
+    with pytest.raises(TypeError, match="mixup"):
+        make(FixMatch, mixup=0.5)
 
 
 def test_the_rate_ends_at_the_cosine_of_seven_sixteenths():

@@ -79,8 +79,6 @@ class FixMatch(LabelledModule):
             raise ValueError(f"unlabelled_weight must be at least 0, got {unlabelled_weight}")
         if not 0 <= ema < 1:
             raise ValueError(f"ema must lie in [0, 1), got {ema}")
-        if self.mixup or self.cutmix or self.label_smoothing:
-            raise ValueError("FixMatch mixes no images and smooths no labels: drop mixup, cutmix and label_smoothing")
         if unlabelled_ratio < 1:
             raise ValueError(f"unlabelled_ratio must be at least 1, got {unlabelled_ratio}: without, take Classifier")
         self.threshold, self.unlabelled_weight, self.unlabelled_ratio = threshold, unlabelled_weight, unlabelled_ratio

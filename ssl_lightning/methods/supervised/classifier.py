@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torchvision.models.googlenet import GoogLeNet, InceptionAux
 
 from datamodules.batch import ImageBatch
-from ssl_lightning.labelled import LabelledModule
+from ssl_lightning.labelled import SupervisedModule
 
 AUXILIARY = ("inception4a", "inception4d")  # the maps that GoogLeNet's auxiliary classifiers read
 
 
-class Classifier(LabelledModule):
+class Classifier(SupervisedModule):
     """A backbone and a linear layer learn the labels.
 
     Logs ``val/top1`` and ``test/top1``, the accuracy of its own linear layer on the held-out images. GoogLeNet has two
@@ -27,7 +27,7 @@ class Classifier(LabelledModule):
         optimizer: See SSLModule.
         lr: 0.1 for a batch of 256.
         weight_decay: Of all parameters.
-        kwargs: Classes, mixing, backbone and optimization, see LabelledModule, ImageModule and SSLModule.
+        kwargs: Classes, mixing, backbone and optimization, see SupervisedModule, ImageModule and SSLModule.
 
     Raises:
         ValueError: a number out of its range.
