@@ -7,8 +7,8 @@
     python benchmarks/backbones.py --list               fill the rows of backbones/names.py that have zeros
 
 A step is a batch of random images in the channels-last layout, in training mode, and the gradient of the sum of the
-features; the median of `--steps` of them after one that does not count. A network that fails is written down with its
-error: none is left out.
+features; the median of `--steps` of them after a first, which compiles. The memory is what the process takes beside its
+imports, on a GPU what its tensors take. A network that fails is written down with its error: none is left out.
 """
 
 import argparse
@@ -21,13 +21,14 @@ import runpy
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Record, read, write
 
-from callbacks.results import atomic_open
 from ssl_lightning.backbones import build, names
 from ssl_lightning.backbones.stems import small_stem
 
@@ -49,10 +50,11 @@ def device_words() -> str:
     return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def measure(name: str, batch: int, steps: int, compiled: bool) -> dict[str, Any]:
+def measure(name: str, batch: int, steps: int, compiled: bool) -> Record:
     """One network, in this process."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
+    imports = resource.getrusage(0).ru_maxrss
     backbone = build(name, image_size=224).to(device, memory_format=torch.channels_last)
     if compiled:
         backbone.compile()
@@ -69,7 +71,12 @@ def measure(name: str, batch: int, steps: int, compiled: bool) -> dict[str, Any]
     if not features.isfinite().all():
         raise FloatingPointError("the features are not finite")
     times = {key: round(statistics.median(s[key] for s in seconds[1:]), 4) for key in seconds[0]}
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * resource.getrusage(0).ru_maxrss
+    times["first"] = round(sum(seconds[0].values()), 2)
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else 1024 * (resource.getrusage(0).ru_maxrss - imports)
+    )
     parameters = sum(p.numel() for p in backbone.parameters())
     return {"parameters": parameters, "features": backbone.dim, **times, "peak_mib": round(peak / 2**20)}
 
@@ -80,23 +87,32 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """For each device and mode its networks: times of a batch in milliseconds, memory of the process or the device."""
+def table(runs: list[Record]) -> str:
+    """For each device its networks, as they are and compiled."""
     lines: list[str] = []
-    for device, compiled, batch in dict.fromkeys((r["device"], r["compiled"], r["batch"]) for r in runs):
-        mine = [r for r in runs if (r["device"], r["compiled"], r["batch"]) == (device, compiled, batch)]
-        lines += [f"{device}, {batch} images of 224 px, float32{', compiled' if compiled else ''}:", ""]
-        columns = ["network", "parameters", "features", "forward, ms", "backward, ms", "peak, MiB"]
+    for device, batch in dict.fromkeys((r["device"], r["batch"]) for r in runs):
+        mine = {(r["name"], r["compiled"]): r for r in runs if (r["device"], r["batch"]) == (device, batch)}
+        columns = ["network", "parameters", "features", "step, ms", "peak, MiB"]
+        columns += ["compiled: step, ms", "peak, MiB", "first step, s"]
+        lines += [f"{device}, {batch} images of 224 px, float32; a step is forward + backward:", ""]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-        for r in sorted(mine, key=lambda r: ZOO.index(r["name"]) if r["name"] in ZOO else len(ZOO)):
-            if "error" in r:
-                cells = [r["name"], r["error"], "", "", "", ""]
-            else:
-                cells = [r["name"], f"{r['parameters'] / 1e6:.1f} M", str(r["features"])]
-                cells += [f"{1000 * r[key]:.0f}" for key in ("forward", "backward")] + [f"{r['peak_mib']:,}"]
-            lines.append(f"| {' | '.join(cells)} |")
+        for name in sorted({name for name, _ in mine}, key=lambda name: ZOO.index(name) if name in ZOO else len(ZOO)):
+            whole = {**mine.get((name, True), {}), **mine.get((name, False), {})}
+            size = [f"{whole['parameters'] / 1e6:.1f} M", str(whole["features"])] if "features" in whole else ["", ""]
+            cells = [*cells_of(mine.get((name, False), {}))[:2], *cells_of(mine.get((name, True), {}))]
+            lines.append(f"| {' | '.join([name, *size, *cells])} |")
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def cells_of(run: Record) -> list[str]:
+    if "first" not in run:
+        return [run.get("error", ""), "", ""]
+    return [
+        f"{1000 * run['forward']:.0f} + {1000 * run['backward']:.0f}",
+        f"{run['peak_mib']:,}",
+        f"{run['first']:.0f}",
+    ]
 
 
 def facts(name: str) -> tuple[int, int, int, str]:
@@ -157,13 +173,15 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args.one, args.batch, args.steps, args.compile)))
         return None
-    runs: list[dict[str, Any]] = json.loads(args.results.read_text()) if args.results.exists() else []
+    runs = read(args.results)
     for name in [] if args.table else args.names:
         key = {"name": name, "device": device_words(), "compiled": args.compile, "batch": args.batch}
         if any(key.items() <= r.items() for r in runs):
             continue
         command = [sys.executable, __file__, "--one", name, "--batch", str(args.batch), "--steps", str(args.steps)]
-        done = subprocess.run([*command, *["--compile"] * args.compile], capture_output=True, text=True, env=os.environ)
+        with tempfile.TemporaryDirectory() as nothing_compiled:
+            env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": nothing_compiled}
+            done = subprocess.run([*command, *["--compile"] * args.compile], capture_output=True, text=True, env=env)
         if done.returncode == 0:
             found = json.loads(done.stdout.splitlines()[-1])
         elif done.returncode in (-2, -15):  # stopped from outside: not the network's fault
@@ -172,8 +190,7 @@ def main() -> None:
             found = {"error": done.stderr.strip().splitlines()[-1]}
         runs.append({**key, "torch": torch.__version__, "steps": args.steps, **found})
         print(json.dumps(runs[-1]), flush=True)
-        with atomic_open(args.results) as file:
-            file.write((json.dumps(runs, indent=1) + "\n").encode())
+        write(args.results, runs)
     print(table(runs))
     return None
 

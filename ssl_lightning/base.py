@@ -133,18 +133,18 @@ class SSLModule(LightningModule):
         accumulate = self.trainer.accumulate_grad_batches
         batch = self.batch_per_step() * accumulate
         lr = scaled_lr(self.lr, self.lr_rule, batch, self.base_batch_size)
+        per_epoch = math.ceil(self.trainer.num_training_batches / accumulate)
+        warmup = self.warmup_steps or round(self.warmup_epochs * per_epoch)
+        short = f", all in the warm-up of {warmup}: it gets to {lr * total / warmup:.4g}" if warmup > total else ""
         rank_zero_info(
             f"learning rate {lr:.4g} = {self.lr:g} by rule {self.lr_rule!r} for a global batch of {batch} "
-            f"(base {self.base_batch_size}); {total} optimizer steps"
+            f"(base {self.base_batch_size}); {total} optimizer steps{short}"
         )
         self.resolved_lr, self.global_batch = lr, batch
         groups = param_groups(self, self.weight_decay, self.decay_norm_and_bias, self.lr_scale)
         for group in groups:
             group["lr"] = lr * group["lr_scale"]
         optimizer = self.make_optimizer(groups, lr=lr, **self.optimizer_args)
-
-        per_epoch = math.ceil(self.trainer.num_training_batches / accumulate)
-        warmup = self.warmup_steps or round(self.warmup_epochs * per_epoch)
         unit = per_epoch if self.schedule_interval == "epoch" else 1
 
         def factor(step: int) -> float:

@@ -70,6 +70,16 @@ def test_warm_up_in_a_run(tmp_path, batches, accumulate, interval, warmup, expec
         assert rate < 0.1 if value is None else rate == pytest.approx(value)
 
 
+def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, max_steps=2).fit(
+            make(SimCLR, lr=0.1, lr_rule="none", warmup_steps=8, warmup_epochs=0), data()
+        )
+    assert any(
+        line.endswith("2 optimizer steps, all in the warm-up of 8: it gets to 0.025") for line in caplog.messages
+    )
+
+
 def test_the_factor_of_a_step_can_be_chosen():
     steps = [lr_factor(s, 100, 0, "step", (0.3, 0.6), 0.2) for s in (29, 30, 60)]
     assert steps == pytest.approx([1, 0.2, 0.04])

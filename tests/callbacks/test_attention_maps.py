@@ -22,7 +22,7 @@ from callbacks.attention_maps import (
     rollout,
 )
 from callbacks.results import ResultsFile
-from ssl_lightning.methods import Classifier, MoCoV3, SimCLR, Transformer
+from ssl_lightning.methods import BERT, MAE, Classifier, MoCoV3, SimCLR, Transformer
 from tests.methods.tiny import data, make, trainer
 
 VIT = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -137,7 +137,8 @@ def test_diversity_is_the_mean_distance_of_pairs_of_heads():
 
 
 @pytest.mark.parametrize(
-    ("cls", "changes"), [(SimCLR, SELF_SUPERVISED), (MoCoV3, SELF_SUPERVISED), (Classifier, SELF_SUPERVISED)]
+    ("cls", "changes"),
+    [(SimCLR, SELF_SUPERVISED), (MoCoV3, SELF_SUPERVISED), (Classifier, SELF_SUPERVISED), (MAE, SELF_SUPERVISED)],
 )
 def test_a_vision_transformer_learns_under_every_kind_of_method_and_is_drawn(cls, changes, tmp_path):
     model = make(cls, **changes)
@@ -162,6 +163,13 @@ def test_the_transformer_s_three_attentions_are_drawn_and_results_name_the_proto
     assert results["protocols"][name] == "attention_diversity-v1: total variation between heads,2 examples"
     assert results["protocols"]["test/exact_match"] == "greedy decoding"
     assert 0 < results["metrics"][name] < 1
+
+
+def test_bert_is_drawn_with_its_tokens(tmp_path):
+    trainer(tmp_path, AttentionMaps(rows=2), ResultsFile()).test(make(BERT), data(BERT), verbose=False)
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["attention-bert-test.png"]
+    metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    assert all(0 < metrics[f"test/attention_diversity/layer.{i}"] < 1 for i in range(make(BERT).attention_layers))
 
 
 def test_drawing_changes_no_training(tmp_path):
