@@ -43,7 +43,8 @@ def run_of(
     shape = arguments.get("backbone_args") or {}
     for key, words in {"width": "width", "embed_dim": "width", "depth": "depth"}.items():
         network = f"{network}, {words} {shape[key]}" if key in shape else network
-    made = {"model.backbone": network, "model.checkpoint": checkpoint, "steps": record.get("steps")}
+    length = "epochs" if "text" in record else "steps"  # pairs of sentences are drawn, an epoch is not always as long
+    made = {"model.backbone": network, "model.checkpoint": checkpoint, length: record.get(length)}
     return Run(
         name=name,
         model=record.get("method") or (method.__name__ if method else ""),
