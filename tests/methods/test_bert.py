@@ -18,8 +18,14 @@ from ssl_lightning.token_masks import TokenMasks, choose, draws
 from tests.methods.tiny import data, make, trainer, training_batch
 
 # The published counts of parameters of the encoder, without the heads.
-ENCODERS = {"tiny": 4_385_920, "mini": 11_170_560, "small": 28_763_648, "medium": 41_373_184, "base": 109_482_240}
-ENCODERS |= {"large": 335_141_888}
+ENCODERS = {
+    "tiny": 4_385_920,
+    "mini": 11_170_560,
+    "small": 28_763_648,
+    "medium": 41_373_184,
+    "base": 109_482_240,
+    "large": 335_141_888,
+}
 
 
 def masks_of(batch, whole_word=False):
