@@ -43,8 +43,7 @@ def run_of(
     shape = arguments.get("backbone_args") or {}
     for key, words in {"width": "width", "embed_dim": "width", "depth": "depth"}.items():
         network = f"{network}, {words} {shape[key]}" if key in shape else network
-    length = "epochs" if "text" in record else "steps"  # pairs of sentences are drawn, an epoch is not always as long
-    made = {"model.backbone": network, "model.checkpoint": checkpoint, length: record.get(length)}
+    made = {"model.backbone": network, "model.checkpoint": checkpoint, "steps": record.get("steps")}
     return Run(
         name=name,
         model=record.get("method") or (method.__name__ if method else ""),
