@@ -12,7 +12,8 @@ The gate, fixed before any run was made: over the seeds, the mean loss of the ma
 least NATS under the entropy of their tokens, which is what knowing nothing but their frequencies costs; the next
 sentence is told right in at least NEXT of their pairs, and for every seed in more than the more frequent answer alone
 would be right in; and linear-v1 on the labelled sentences is at least MARGIN points above the same network untrained,
-and above it for every seed. The features are those of the last layer; the file has the others' scores too.
+and above it for every seed. The features are those of the last layer; this alone came later, with the second recipe:
+before, a split of the labelled sentences chose a layer for each network. The file has the others' scores too.
 """
 
 import argparse
